@@ -1,0 +1,1 @@
+"""A transparency log as arithmetic: tree, proofs, notes, checkpoints, tiles, receipts."""
