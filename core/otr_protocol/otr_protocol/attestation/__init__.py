@@ -1,0 +1,1 @@
+"""Verification and appraisal of TEE evidence, as pure functions (spec/attestation.md)."""
