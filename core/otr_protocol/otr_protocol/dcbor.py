@@ -1,4 +1,4 @@
-"""Deterministic CBOR, the one encoding of everything that is hashed or signed (RFC 8949 section 4.2).
+"""Deterministic CBOR, the one encoding of what is hashed or signed (RFC 8949 section 4.2).
 
 The value space is deliberately small: integers of 64 bits and sign, byte strings, text and arrays.
 No maps, floats, tags, booleans or null, so that a value has exactly one encoding and an encoding
@@ -179,7 +179,7 @@ class _Decoder:
             return argument, offset
         if major == NEGATIVE:
             return -1 - argument, offset
-        if major == BYTES or major == TEXT:
+        if major in (BYTES, TEXT):
             end = offset + argument
             if end > len(data):
                 raise DcborMalformedError("a string is longer than the encoding")

@@ -53,13 +53,21 @@ def root(leaf_hashes: Sequence[bytes]) -> bytes:
         require_hash(each)
     while len(level) > 1:
         above = [
-            _sha256(b"\x01" + level[i] + level[i + 1]).digest()
-            for i in range(0, len(level) - 1, 2)
+            _sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)
         ]
         if len(level) % 2:
             above.append(level[-1])
         level = above
     return level[0]
+
+
+def perfect_root(hashes: bytes) -> bytes:
+    """Root over a power of two of 32-byte hashes, concatenated: the inner loop of proofs."""
+    while len(hashes) > HASH_BYTES:
+        hashes = b"".join(
+            [_sha256(b"\x01" + hashes[i : i + 64]).digest() for i in range(0, len(hashes), 64)]
+        )
+    return hashes
 
 
 def require_hash(value: bytes, field: str | None = None) -> None:
@@ -103,7 +111,7 @@ class Frontier:
             # Each trailing 1 bit of the size is a perfect subtree the new leaf completes a pair of.
             carry = size
             while carry & 1:
-                each = _sha256(b"\x01" + stack.pop() + each).digest()  # noqa: PLW2901
+                each = _sha256(b"\x01" + stack.pop() + each).digest()
                 carry >>= 1
             stack.append(each)
             size += 1
