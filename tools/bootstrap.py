@@ -126,7 +126,7 @@ def generate_protos() -> None:
 def install_members() -> None:
     """Install every distribution of the workspace editable, with the lock's own build back-end."""
     install = [str(BIN / "uv"), "pip", "install", "--python", str(BIN / "python")]
-    install += ["--quiet", "--offline", "--no-deps", "--no-build-isolation"]
+    install += ["--quiet", "--offline", "--no-deps", "--no-build-isolation", "--no-sources"]
     editables = [part for member in members() for part in ("--editable", str(member))]
     run(*install, *editables)
     # Left by checkouts that were used before they could be installed.
