@@ -44,12 +44,7 @@ def unpack_ids(packed: bytes, field: str = "token_ids") -> tuple[int, ...]:
 
 def id_leaf_hashes(sub: bytes, tag: str, token_ids: Sequence[int]) -> list[bytes]:
     """The leaf hash of every id in order, 32 bytes each."""
-    prefixes = LeafPrefixes(sub, tag)
-    packed = pack_ids(token_ids)
-    return [
-        prefixes.leaf_hash(index, packed[start : start + ID_BYTES])
-        for index, start in enumerate(range(0, len(packed), ID_BYTES))
-    ]
+    return LeafPrefixes(sub, tag).leaf_hashes(pack_ids(token_ids), ID_BYTES)
 
 
 def id_root(sub: bytes, tag: str, token_ids: Sequence[int]) -> bytes:
