@@ -1,0 +1,185 @@
+"""Reference integrity manifests: NVIDIA's signed golden measurements (TCG RIM in a SWID tag).
+
+    SoftwareIdentity name="GH100" tagId="..."
+      Entity    name="NVIDIA Corporation" role="softwareCreator tagCreator"
+      Meta      colloquialVersion="550.90.07" product="GH100" FirmwareManufacturerId="5703"
+      Payload   64 x Resource type="Measurement" index="0" active="False" alternatives="1"
+                              Hash0="000..." name="Measurement_0" size="48"
+      Signature (`xml_signature`) by  L4 signer <- L3 <- L2 <- pinned root
+
+The structure is read element by element, never searched: a `Resource` somewhere else in the
+document means nothing. The name under which a manifest was filed means nothing either; version and
+product inside the signature decide whether it fits a report.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from otr_protocol.attestation import certificates, xml_signature
+from otr_protocol.attestation.certificates import Certificate, ChainRejectedError, Validity
+from otr_protocol.attestation.spdm_report import MEASUREMENT_BYTES
+from otr_protocol.attestation.xml_signature import Element
+from otr_protocol.digest import H
+from otr_protocol.errors import MalformedError, RejectedError
+
+CHAIN_LENGTH: Final = 4
+MAX_INDEX: Final = 254
+MAX_ALTERNATIVES: Final = 64
+MAX_TEXT: Final = 255
+
+SWID: Final = "{http://standards.iso.org/iso/19770/-2/2015/schema.xsd}"
+TCG: Final = (
+    "{https://trustedcomputinggroup.org/resource/"
+    "tcg-reference-integrity-manifest-rim-information-model/}"
+)
+HASH: Final = "{http://www.w3.org/2001/04/xmlenc#sha384}"
+
+_DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,2}")
+_HEX: Final = re.compile(r"[0-9a-f]{96}")
+
+
+class RimMalformedError(MalformedError):
+    """Signed XML, but not the manifest structure read here."""
+
+    reason = "RIM_MALFORMED"
+
+
+class RimMismatchError(RejectedError):
+    """A genuine manifest, for another version, product or manufacturer."""
+
+    reason = "RIM_VERSION_MISMATCH"
+
+
+class RimKind(enum.Enum):
+    """Which half of the measurements a manifest describes; the value is its component name."""
+
+    DRIVER = "driver-rim"
+    VBIOS = "vbios-rim"
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenMeasurement:
+    """The values that one measurement may have: `alternatives` of 48 bytes each."""
+
+    index: int
+    active: bool
+    name: str
+    alternatives: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rim:
+    """A manifest whose signature and chain to the pinned root have been verified.
+
+    `measurements` are ordered by index, counted from 0: index i is SPDM block i + 1. `digest` is
+    the SHA-256 of the document.
+    """
+
+    version: str
+    product: str
+    manufacturer_id: str
+    tag_id: str
+    measurements: tuple[GoldenMeasurement, ...]
+    chain: tuple[Certificate, ...]
+    validity: Validity
+    digest: bytes
+
+    def require_for(self, *, version: str, product: str, manufacturer_id: str) -> None:
+        """Refuse with RimMismatchError a manifest that is not for this version and product.
+
+        Versions are compared without regard to case: reports and manifests spell hex differently.
+        """
+        for what, mine, wanted in (
+            ("version", self.version.upper(), version.upper()),
+            ("product", self.product, product),
+            ("manufacturer", self.manufacturer_id, manufacturer_id),
+        ):
+            if mine != wanted:
+                raise RimMismatchError(f"the manifest's {what} is {mine}, not {wanted}")
+
+
+@lru_cache(maxsize=64)
+def verify(document: bytes, pinned_root: bytes) -> Rim:
+    """Verify a manifest up to the pinned root (DER) and read it.
+
+    Pure, therefore cached: validity periods are returned, not judged. Raises XmlMalformedError,
+    XmlSignatureProfileError, XmlSignatureError, RimMalformedError, ChainRejectedError,
+    RootUntrustedError or CertificateMalformedError.
+    """
+    signed = xml_signature.verify(document)
+    if len(signed.chain) != CHAIN_LENGTH:
+        raise ChainRejectedError(f"a manifest's chain has {CHAIN_LENGTH} certificates")
+    validity = certificates.require_chain(signed.chain, pinned_root)
+    root = signed.root
+    if root.tag != SWID + "SoftwareIdentity":
+        raise RimMalformedError("not a software identity tag")
+    if [child.tag for child in root] != [SWID + name for name in ("Entity", "Meta", "Payload")]:
+        raise RimMalformedError("a manifest holds Entity, Meta, Payload and Signature")
+    entity, meta, payload = root
+    if len(entity) or len(meta):
+        raise RimMalformedError("Entity and Meta hold nothing")
+    return Rim(
+        version=_text(meta, "colloquialVersion"),
+        product=_text(meta, "product"),
+        manufacturer_id=_text(meta, TCG + "FirmwareManufacturerId"),
+        tag_id=_text(root, "tagId"),
+        measurements=_measurements(payload),
+        chain=signed.chain,
+        validity=validity,
+        digest=H(document),
+    )
+
+
+def _text(element: Element, name: str) -> str:
+    value = element.get(name)
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_TEXT:
+        raise RimMalformedError(f"the manifest states no {name.rsplit('}', 1)[-1]}")
+    return value
+
+
+def _measurements(payload: Element) -> tuple[GoldenMeasurement, ...]:
+    measurements: list[GoldenMeasurement] = []
+    for resource in payload:
+        if resource.tag != SWID + "Resource" or len(resource):
+            raise RimMalformedError("the payload holds something that is not a measurement")
+        if resource.get("type") != "Measurement":
+            raise RimMalformedError("a resource is not a measurement")
+        measurement = _measurement(resource)
+        if measurements and measurement.index <= measurements[-1].index:
+            raise RimMalformedError(f"measurement {measurement.index} is out of order or doubled")
+        measurements.append(measurement)
+    if not measurements:
+        raise RimMalformedError("the manifest holds no measurements")
+    return tuple(measurements)
+
+
+def _measurement(resource: Element) -> GoldenMeasurement:
+    index = _decimal(resource, "index", MAX_INDEX)
+    count = _decimal(resource, "alternatives", MAX_ALTERNATIVES)
+    active = {"True": True, "False": False}.get(resource.get("active"))
+    if active is None or count == 0 or resource.get("size") != str(MEASUREMENT_BYTES):
+        raise RimMalformedError(f"measurement {index} has no usable active, count or size")
+    names = {HASH + f"Hash{number}" for number in range(count)}
+    if {name for name in resource.attrib if "Hash" in name} != names:
+        raise RimMalformedError(f"measurement {index} does not have {count} alternatives")
+    alternatives: list[bytes] = []
+    for number in range(count):
+        value = resource.get(HASH + f"Hash{number}")
+        if not isinstance(value, str) or not _HEX.fullmatch(value):
+            raise RimMalformedError(f"alternative {number} of measurement {index} is not SHA-384")
+        alternatives.append(bytes.fromhex(value))
+    return GoldenMeasurement(
+        index=index, active=active, name=_text(resource, "name"), alternatives=tuple(alternatives)
+    )
+
+
+def _decimal(element: Element, name: str, maximum: int) -> int:
+    value = element.get(name)
+    if not isinstance(value, str) or not _DECIMAL.fullmatch(value) or int(value) > maximum:
+        raise RimMalformedError(f"{name} is not a number up to {maximum}")
+    return int(value)

@@ -1,0 +1,99 @@
+"""The roots that evidence may chain to: the vendors', and a development TEE's.
+
+Whether evidence is simulated follows from the set of roots it chained to and from nothing else:
+`VENDOR` is the only set that is not simulated, and it is fixed here. A development set can be
+added by whoever runs the verifier, but it cannot be declared real, and evidence cannot say about
+itself that it is.
+
+Sources: NVIDIA/nvtrust `verifier_device_root.pem` and `verifier_RIM_root.pem`; AMD's key
+distribution service, `/vcek/v1/{Milan,Genoa}/cert_chain`, SHA-256 of the ARK's DER.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from otr_protocol.attestation.certificates import RootUntrustedError
+from otr_protocol.digest import hash_record
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRootSet:
+    """Roots that stand or fall together.
+
+    `device_root` and `rim_root` are the DER certificates of the GPU vendor, `snp_arks` the SHA-256
+    of each AMD root's DER. Manifests are accepted only under the set of the device they describe.
+    """
+
+    name: str
+    device_root: bytes
+    rim_root: bytes
+    snp_arks: frozenset[bytes]
+
+    @property
+    def simulated(self) -> bool:
+        """True of every set but the vendors'."""
+        return self != VENDOR
+
+    @property
+    def digest(self) -> bytes:
+        """Identifies the roots, whatever they are called: 32 bytes."""
+        return hash_record(
+            "otr-trust-roots-v1", self.device_root, self.rim_root, sorted(self.snp_arks)
+        )
+
+
+def set_of_device(roots: Iterable[TrustRootSet], root: bytes) -> TrustRootSet:
+    """The set whose GPU root is `root` (DER); RootUntrustedError if none has it."""
+    for candidate in roots:
+        if candidate.device_root == root:
+            return candidate
+    raise RootUntrustedError("the GPU's chain ends at a root that is not pinned")
+
+
+def set_of_ark(roots: Iterable[TrustRootSet], ark_digest: bytes) -> TrustRootSet:
+    """The set that pins an AMD root by SHA-256; RootUntrustedError if none has it."""
+    for candidate in roots:
+        if ark_digest in candidate.snp_arks:
+            return candidate
+    raise RootUntrustedError("the CPU's chain ends at a root that is not pinned")
+
+
+VENDOR: Final = TrustRootSet(
+    name="vendor",
+    # CN=NVIDIA Device Identity CA, 2021-11-05 to 9999-12-31
+    device_root=base64.b64decode(
+        "MIICCzCCAZCgAwIBAgIQLTZwscoQBBHB/sDoKgZbVDAKBggqhkjOPQQDAzA1MSIwIAYDVQQDDBlOVklESUEg"
+        "RGV2aWNlIElkZW50aXR5IENBMQ8wDQYDVQQKDAZOVklESUEwIBcNMjExMTA1MDAwMDAwWhgPOTk5OTEyMzEy"
+        "MzU5NTlaMDUxIjAgBgNVBAMMGU5WSURJQSBEZXZpY2UgSWRlbnRpdHkgQ0ExDzANBgNVBAoMBk5WSURJQTB2"
+        "MBAGByqGSM49AgEGBSuBBAAiA2IABA5MFKM7+KViZljbQSlgfky/RRnEQScW9NDZF8SXgAW96r6u/Ve8Zggt"
+        "cYpPi2BS4VFu6KfEIrhN6FcHG7WP05W+oM+hxj7nyA1r1jkB2Ry70YfThX3Ba1zOryOP+MJ9vaNjMGEwDwYD"
+        "VR0TAQH/BAUwAwEB/zAOBgNVHQ8BAf8EBAMCAQYwHQYDVR0OBBYEFFeF/4PyY8xlfWi3Olv0jUrL+0lfMB8G"
+        "A1UdIwQYMBaAFFeF/4PyY8xlfWi3Olv0jUrL+0lfMAoGCCqGSM49BAMDA2kAMGYCMQCPeFM3TASsKQVaT+8S"
+        "0sO9u97PVGCpE9d/I42IT7k3UUOLSR/qvJynVOD1vQKVXf0CMQC+EY55WYoDBvs2wPAH1Gw4LbcwUN8QCff8"
+        "bFmV4ZxjCRr4WXTLFHBKjbfneGSBWwA="
+    ),
+    # CN=NVIDIA CoRIM signing Root CA, 2023-03-16 to 2053-03-08
+    rim_root=base64.b64decode(
+        "MIICKTCCAbCgAwIBAgIQRdrjoA5QN73fh1N17LXicDAKBggqhkjOPQQDAzBFMQswCQYDVQQGEwJVUzEPMA0G"
+        "A1UECgwGTlZJRElBMSUwIwYDVQQDDBxOVklESUEgQ29SSU0gc2lnbmluZyBSb290IENBMCAXDTIzMDMxNjE1"
+        "MzczNFoYDzIwNTMwMzA4MTUzNzM0WjBFMQswCQYDVQQGEwJVUzEPMA0GA1UECgwGTlZJRElBMSUwIwYDVQQD"
+        "DBxOVklESUEgQ29SSU0gc2lnbmluZyBSb290IENBMHYwEAYHKoZIzj0CAQYFK4EEACIDYgAEuECyi9vNM+Iw"
+        "2lfUzyBldHAwaC1HF7TCgp12QcEyUTm3Tagxwr48d55+K2VIlWYIDk7NlAIQdcV/Ff7euGLI+Qauj93HsSI4"
+        "WX298PpW54RTgz9tC+Q684caR/BXWEeZo2MwYTAdBgNVHQ4EFgQUpaXrOPK4ZDAk08DBskn594zeZjAwHwYD"
+        "VR0jBBgwFoAUpaXrOPK4ZDAk08DBskn594zeZjAwDwYDVR0TAQH/BAUwAwEB/zAOBgNVHQ8BAf8EBAMCAQYw"
+        "CgYIKoZIzj0EAwMDZwAwZAIwHGDyscDP6ihHqRvZlI3eqZ4YkvjE1duaN84tAHRVgxVMvNrp5Tnom3idHYGW"
+        "/dskAjATvjIx6VzHm/4e2GiZAyZEIUBDOKPzp5ei/A0iUZpdvngenDwV8Qa/wGdiTmJ7Bp4="
+    ),
+    snp_arks=frozenset(
+        (
+            # ARK-Milan, 2020-10-22 to 2045-10-22
+            bytes.fromhex("69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd"),
+            # ARK-Genoa, 2022-01-26 to 2047-01-26
+            bytes.fromhex("4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1"),
+        )
+    ),
+)
