@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """`make bench`: run every benchmark of this directory and print its JSON line.
 
-A benchmark is a program `bench/<idea>.py` that takes no arguments, writes progress to standard error
-and exactly one JSON object per result, with a "name", to standard output (bench/README.md). Each runs
-in a process of its own, one after the other: two at once would measure each other.
+A benchmark is a program `bench/<idea>.py` that takes no arguments, writes progress to standard
+error and one JSON object per result, with a "name", to standard output (bench/README.md). Each
+runs in a process of its own, one after the other: two at once would measure each other.
 """
 
 from __future__ import annotations
