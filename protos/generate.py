@@ -84,8 +84,9 @@ def compile_contracts(contracts: list[Path], destination: Path) -> None:
         command.append(f"--plugin=protoc-gen-{plugin}={plugins / f'protoc-gen-{plugin}'}")
     for output in ("python", "grpc_python", "mypy", "mypy_grpc"):
         command.append(f"--{output}_out={destination}")
-    # "quiet" keeps the plug-in from listing every file it writes.
-    command += ["--mypy_opt=quiet", "--mypy_grpc_opt=quiet"]
+    # "quiet" keeps the plug-in from listing every file it writes. Concrete servicers, since an RPC
+    # that a service leaves out answers UNIMPLEMENTED; with abstract ones it would be a type error.
+    command += ["--mypy_opt=quiet", "--mypy_grpc_opt=quiet,generate_concrete_servicer_stubs"]
     command += [str(path.relative_to(PROTOS)) for path in contracts]
     # The environment must not leak a PYTHONPATH of the caller into the isolated interpreters.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
