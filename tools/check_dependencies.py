@@ -155,7 +155,8 @@ def check_locks(projects: list[Path]) -> Iterator[str]:
 
 def main() -> int:
     projects = members()
-    own = {}
+    packages = [init.parent.name for init in REPOSITORY.glob("*/*/otr_*/__init__.py")]
+    own = {package: package.replace("_", "-") for package in packages}
     for member in projects:
         name = tomllib.loads((member / "pyproject.toml").read_text())["project"]["name"]
         for package in member.glob("*/__init__.py"):
