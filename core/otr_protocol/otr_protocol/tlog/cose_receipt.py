@@ -1,15 +1,18 @@
 """COSE Receipts of the log, for SCITT tools (RFC 9942 sections 4 and 5, RFC9162_SHA256).
 
-    18([                                              tagged COSE_Sign1
-      << {1: -8, 4: kid, 15: {1: origin}, 395: 1} >>, EdDSA, key, CWT issuer, vds RFC9162_SHA256
-      {396: {-1: [ << [tree_size, leaf_index, [hash, ...]] >> ]}},        vdp: one inclusion proof
-      nil,                                            detached: the root, recomputed from the proof
+    18([                                                             tagged COSE_Sign1
+      << {1: -8, 4: kid, 15: {1: origin}, 395: 1, "tree_size": n} >>,  395 is vds, 1 RFC9162_SHA256
+      {396: {-1: [ << [tree_size, leaf_index, [hash, ...]] >> ]}},     vdp: one inclusion proof
+      nil,                                                             detached: the root
       signature ])
 
 A receipt of consistency has `-2: [ << [old_size, new_size, [hash, ...]] >> ]` and the new root. The
-payload is detached, so a verifier cannot forget to compare the root. The issuer is protected, which
-binds a receipt to its log by more than the key. One encoding again: the protected header must be
-byte for byte the expected one, maps have exactly these members, integers their shortest form.
+payload is detached, so a verifier cannot forget to compare the root. Two protected parameters are
+this log's own choice. The CWT issuer binds a receipt to its log by more than the key. "tree_size"
+is needed because RFC 9942 signs the root alone: the same path leads to the same root from leaf 8 of
+9 and from leaf 1 of 2, and an index that anybody can change would decide draws and deadlines here.
+One encoding again: the protected header must be byte for byte the expected one, maps have exactly
+these members, integers their shortest form.
 
 RFC 9942 writes paths as `[+ bstr]`; in a tree of one leaf the path is empty, and is written so.
 The log signs notes with the same Ed25519 key: a note is UTF-8 text and a Sig_structure starts with
@@ -33,6 +36,7 @@ MAX_PROOF_HASHES: Final = 64
 
 VDS_LABEL: Final = 395
 VDP_LABEL: Final = 396
+TREE_SIZE_LABEL: Final = "tree_size"
 RFC9162_SHA256: Final = 1
 INCLUSION: Final = -1
 CONSISTENCY: Final = -2
@@ -56,7 +60,7 @@ class CoseReceiptRejectedError(RejectedError):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedInclusion:
-    """The log has signed a tree with this root that has the leaf at `leaf_index`."""
+    """The log has signed a tree of this size and root that has the leaf at `leaf_index`."""
 
     leaf_index: int
     tree_size: int
@@ -81,7 +85,9 @@ def sign_inclusion(
     sign: Callable[[bytes], bytes],
 ) -> bytes:
     """A receipt of inclusion by the log whose key is `log_key`; `sign` is its Ed25519."""
-    return _sign(INCLUSION, (tree_size, leaf_index), inclusion_proof, root_hash, log_key, sign)
+    protected = _protected(log_key, tree_size)
+    numbers = (tree_size, leaf_index)
+    return _sign(INCLUSION, protected, numbers, inclusion_proof, root_hash, log_key, sign)
 
 
 def sign_consistency(
@@ -93,7 +99,9 @@ def sign_consistency(
     sign: Callable[[bytes], bytes],
 ) -> bytes:
     """A receipt of consistency by the log whose key is `log_key`."""
-    return _sign(CONSISTENCY, (old_size, new_size), consistency_proof, new_root, log_key, sign)
+    protected = _protected(log_key, new_size)
+    numbers = (old_size, new_size)
+    return _sign(CONSISTENCY, protected, numbers, consistency_proof, new_root, log_key, sign)
 
 
 def verify_inclusion(data: bytes, leaf_hash: bytes, log_key: VerifierKey) -> VerifiedInclusion:
@@ -103,24 +111,26 @@ def verify_inclusion(data: bytes, leaf_hash: bytes, log_key: VerifierKey) -> Ver
     InclusionRejectedError or SignatureRejectedError.
     """
     receipt = _parse(data, INCLUSION)
-    _require_protected(receipt.protected, log_key)
     tree_size, leaf_index = receipt.numbers
+    _require_protected(receipt.protected, log_key, tree_size)
     root_hash = inclusion.root_from_inclusion(leaf_index, tree_size, leaf_hash, receipt.hashes)
     _verify_signature(receipt, root_hash, log_key)
     return VerifiedInclusion(leaf_index, tree_size, root_hash)
 
 
 def verify_consistency(
-    data: bytes, old_root: bytes, new_root: bytes, log_key: VerifierKey
+    data: bytes, old_size: int, old_root: bytes, new_root: bytes, log_key: VerifierKey
 ) -> VerifiedConsistency:
-    """Verify a receipt of consistency between two roots.
+    """Verify a receipt of consistency from a tree that the caller knows to a new root.
 
-    Raises CoseReceiptMalformedError, CoseReceiptRejectedError, ConsistencyRejectedError or
-    SignatureRejectedError.
+    Raises CoseReceiptMalformedError, CoseReceiptRejectedError for another log's receipt or another
+    old tree, ConsistencyRejectedError or SignatureRejectedError.
     """
     receipt = _parse(data, CONSISTENCY)
-    _require_protected(receipt.protected, log_key)
-    old_size, new_size = receipt.numbers
+    stated_size, new_size = receipt.numbers
+    _require_protected(receipt.protected, log_key, new_size)
+    if stated_size != old_size:
+        raise CoseReceiptRejectedError("a proof from another old tree", field="old_size")
     consistency.verify(old_size, new_size, old_root, new_root, receipt.hashes)
     _verify_signature(receipt, new_root, log_key)
     return VerifiedConsistency(old_size, new_size, new_root)
@@ -134,16 +144,17 @@ class _Receipt:
     signature: bytes
 
 
-def _protected(log_key: VerifierKey) -> bytes:
-    """The protected header of every receipt by this log, its keys in deterministic order."""
+def _protected(log_key: VerifierKey, tree_size: int) -> bytes:
+    """The protected header of a receipt by this log, its keys in deterministic order."""
     return b"".join(
         (
-            dcbor.encode_head(dcbor.MAP, 4),
+            dcbor.encode_head(dcbor.MAP, 5),
             dcbor.encode(1) + dcbor.encode(-8),
             dcbor.encode(4) + dcbor.encode(cose.key_id(log_key.public_key)),
             dcbor.encode(15) + dcbor.encode_head(dcbor.MAP, 1),
             dcbor.encode(1) + dcbor.encode(log_key.name),
             dcbor.encode(VDS_LABEL) + dcbor.encode(RFC9162_SHA256),
+            dcbor.encode(TREE_SIZE_LABEL) + dcbor.encode(tree_size),
         )
     )
 
@@ -161,6 +172,7 @@ def _proofs_start(proof_type: int) -> bytes:
 
 def _sign(
     proof_type: int,
+    protected: bytes,
     numbers: tuple[int, int],
     hashes: Sequence[bytes],
     root_hash: bytes,
@@ -169,7 +181,6 @@ def _sign(
 ) -> bytes:
     if log_key.signature_type != ED25519:
         raise ValueError("a log signs receipts with its Ed25519 key")
-    protected = _protected(log_key)
     signature = sign(cose.to_be_signed(protected, root_hash))
     return b"".join(
         (
@@ -217,8 +228,8 @@ def _skip(data: bytes, at: int, expected: bytes) -> int:
     return at + len(expected)
 
 
-def _require_protected(protected: bytes, log_key: VerifierKey) -> None:
-    if log_key.signature_type != ED25519 or protected != _protected(log_key):
+def _require_protected(protected: bytes, log_key: VerifierKey, tree_size: int) -> None:
+    if log_key.signature_type != ED25519 or protected != _protected(log_key, tree_size):
         raise CoseReceiptRejectedError("not signed as the log expected", field="protected")
 
 

@@ -8,8 +8,8 @@
 
 Two signature types are known: Ed25519 over the text (0x01), which logs use, and the timestamped
 cosignature/v1 (0x04, c2sp.org/tlog-cosignature), which witnesses use. Of other keys' lines the
-specification says to ignore them; inside an answer file they are refused instead, because there a
-line that nobody checks is only a place to hide something. Base64 must be canonical everywhere.
+specification says to ignore them. Inside an answer file they are refused, and base64 must be
+canonical: there, bytes that nobody checks are only a place to hide something.
 """
 
 from __future__ import annotations
@@ -176,11 +176,13 @@ class Note:
     signatures: tuple[VerifiedSignature, ...]
 
 
-def parse_note(note: str | bytes) -> UnverifiedNote:
-    """Take a note apart without checking signatures. `str` of the result is the same note.
+def parse_note(note: str | bytes, *, canonical: bool = True) -> UnverifiedNote:
+    """Take a note apart without checking signatures.
 
-    Raises NoteMalformedError (over 64 KiB or 64 lines, not UTF-8, control characters, no blank
-    line, a line of another form) or Base64Error.
+    `str` of the result is the same note if it had to be `canonical`; otherwise its base64 may have
+    stray padding bits, which other implementations write and read. Raises NoteMalformedError (over
+    64 KiB or 64 lines, not UTF-8, control characters, no blank line, a line of another form) or
+    Base64Error.
     """
     text, signed = _as_text(note), "\n\n"
     end = text.rfind(signed)
@@ -193,7 +195,7 @@ def parse_note(note: str | bytes) -> UnverifiedNote:
     raw_lines = block[:-1].split("\n", MAX_SIGNATURES)
     if len(raw_lines) > MAX_SIGNATURES:
         raise NoteMalformedError(f"more than {MAX_SIGNATURES} signatures")
-    return UnverifiedNote(body, tuple(map(_parse_line, raw_lines)))
+    return UnverifiedNote(body, tuple(_parse_line(line, canonical) for line in raw_lines))
 
 
 def open_note(
@@ -201,11 +203,12 @@ def open_note(
 ) -> Note:
     """Verify every line that claims to be by one of `keys`; at least one must be.
 
-    With `unknown_lines="refuse"`, a line of any other key, or a second line of one key, is refused
-    too. Otherwise those are ignored, the second line after having been verified. Raises what
+    With `unknown_lines="refuse"`, the mode of answer files, a line of any other key, a second line
+    of one key, and base64 that is not canonical are refused too. Otherwise other lines are ignored,
+    a second one by a known key after having been verified. Raises what
     `parse_note` raises, NoteRejectedError, or KeyMalformedError for two keys with one name and id.
     """
-    parsed = parse_note(note)
+    parsed = parse_note(note, canonical=unknown_lines == "refuse")
     known = _by_name_and_id(keys)
     message = parsed.text.encode()
     verified: dict[VerifierKey, VerifiedSignature] = {}
@@ -256,16 +259,16 @@ def sign_note(text: str, *keys: SignerKey) -> str:
 
 def add_lines(note: str | bytes, lines: Sequence[SignatureLine]) -> str:
     """The same note with more signature lines at its end, such as a witness's."""
-    parsed = parse_note(note)
+    parsed = parse_note(note, canonical=False)
     return str(UnverifiedNote(parsed.text, (*parsed.lines, *lines)))
 
 
 def keep_lines(note: str | bytes, keys: Sequence[VerifierKey]) -> str:
-    """The same note with only the lines of `keys`, none twice: what strict readers accept.
+    """The same note with only the lines of `keys`, none twice, canonical: what strict readers take.
 
     Signatures are not checked. Raises NoteRejectedError if no line would be left.
     """
-    parsed = parse_note(note)
+    parsed = parse_note(note, canonical=False)
     known = _by_name_and_id(keys)
     kept: dict[tuple[str, bytes], SignatureLine] = {}
     for line in parsed.lines:
@@ -291,13 +294,14 @@ def _as_text(note: str | bytes) -> str:
     return text
 
 
-def _parse_line(line: str) -> SignatureLine:
+def _parse_line(line: str, canonical: bool) -> SignatureLine:
     name, space, encoded = line.removeprefix(_DASH).partition(" ")
     if not line.startswith(_DASH) or not space:
         raise NoteMalformedError("a signature line is a dash, a key name and base64")
     if not _is_key_name(name):
         raise NoteMalformedError("a key name is not empty and has no spaces or plus signs")
-    material = canonical_base64.decode(encoded)
+    decode = canonical_base64.decode if canonical else canonical_base64.decode_lenient
+    material = decode(encoded)
     if len(material) <= _KEY_ID_BYTES:
         raise NoteMalformedError("a signature has more than 4 bytes")
     return SignatureLine(name, material[:_KEY_ID_BYTES], material[_KEY_ID_BYTES:])
