@@ -30,6 +30,7 @@ BYTES: Final = 2
 TEXT: Final = 3
 ARRAY: Final = 4
 MAP: Final = 5
+_SIMPLE: Final = 7
 
 _LIMIT: Final = 1 << 64
 # Additional information 24..27 announces an argument of 1, 2, 4 or 8 bytes; the argument must not
@@ -81,14 +82,18 @@ def encode_head(major: int, argument: int) -> bytes:
 def read_head(data: bytes, offset: int) -> tuple[int, int, int]:
     """Read one head at `offset`: (major type, argument, offset after it).
 
-    Raises DcborMalformedError when truncated or of indefinite length, NotDeterministicError when
-    the argument would fit a shorter form. Says nothing about whether the content is there.
+    Raises DcborMalformedError when truncated, of indefinite length or of major type 7,
+    NotDeterministicError when the argument would fit a shorter form. Says nothing about whether
+    the content is there.
     """
     if offset >= len(data):
         raise DcborMalformedError("the encoding ends where an item should start")
     initial = data[offset]
     major, information = initial >> 5, initial & 31
     offset += 1
+    if major == _SIMPLE:
+        # Its argument is no number: a float would be judged by the rule for lengths below.
+        raise DcborMalformedError("floats, booleans and null are not allowed")
     if information < 24:
         return major, information, offset
     width = _WIDTH.get(information)
