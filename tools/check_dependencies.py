@@ -4,8 +4,10 @@
 An image installs only its own service's dependencies, so an undeclared import works on a
 developer's machine and fails in the image, and a declared but unused one grows the image for
 nothing. Checked for each member of the workspace: imports against [project.dependencies] and
-[project.optional-dependencies] (those may only be imported inside a function or a `try`); lower
-bounds everywhere; third-party names against requirements/runtime.in and runtime.lock.
+[project.optional-dependencies]; lower bounds everywhere; third-party names against
+requirements/runtime.in and runtime.lock. An optional dependency may be imported inside a
+function or a `try`, or anywhere in the subpackage that has the extra's name. Tests, benchmarks and
+tools may import what requirements/dev.in names.
 """
 
 from __future__ import annotations
@@ -84,11 +86,11 @@ def check_member(member: Path, installed: Installed) -> Iterator[str]:
     required = {
         canonicalize_name(r.name): r for r in map(Requirement, project.get("dependencies", []))
     }
-    optional = {
-        canonicalize_name(r.name): r
-        for extra in project.get("optional-dependencies", {}).values()
-        for r in map(Requirement, extra)
+    extras = {
+        extra: {canonicalize_name(r.name): r for r in map(Requirement, requirements)}
+        for extra, requirements in project.get("optional-dependencies", {}).items()
     }
+    optional = {name: r for requirements in extras.values() for name, r in requirements.items()}
     for name, requirement in {**required, **optional}.items():
         ours = name.startswith("otr-")
         if not ours and not re.search(r"(>=|==|~=)", str(requirement.specifier)):
@@ -109,7 +111,10 @@ def check_member(member: Path, installed: Installed) -> Iterator[str]:
                 used |= providers
                 if providers & set(required):
                     continue
-                if providers & set(optional) and found.lazy:
+                inside = path.relative_to(package).parts[0].removesuffix(".py")
+                if providers & set(optional) and (
+                    found.lazy or providers & set(extras.get(inside, {}))
+                ):
                     continue
                 names = " or ".join(sorted(providers))
                 yield f"{where}: imports {found.module}, but {label} does not declare {names}"
@@ -139,6 +144,8 @@ def check_locks(projects: list[Path]) -> Iterator[str]:
     declared: set[str] = set()
     for member in projects:
         project = tomllib.loads((member / "pyproject.toml").read_text())["project"]
+        optional = [line for e in project.get("optional-dependencies", {}).values() for line in e]
+        declared |= {canonicalize_name(Requirement(line).name) for line in optional}
         for requirement in map(Requirement, project.get("dependencies", [])):
             name = canonicalize_name(requirement.name)
             if name.startswith("otr-"):
@@ -153,7 +160,26 @@ def check_locks(projects: list[Path]) -> Iterator[str]:
         yield f"requirements/runtime.in: {stray} is declared by no distribution"
 
 
+def check_programs(installed: Installed) -> Iterator[str]:
+    """Findings about what belongs to no distribution: tests, benchmarks, tools."""
+    wanted = requirement_names(REQUIREMENTS / "dev.in")
+    wanted |= requirement_names(REQUIREMENTS / "runtime.in")
+    for folder in ("tests", "bench", "tools"):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            beside = {sibling.stem for sibling in path.parent.iterdir()} | {"support"}
+            for found in imports_of(path):
+                top = found.module.split(".", 1)[0]
+                if top in sys.stdlib_module_names or top in beside:
+                    continue
+                providers = installed.provider(found.module)
+                ours = any(name.startswith("otr-") for name in providers)
+                if not ours and not providers & wanted and not found.lazy:
+                    where = f"{path.relative_to(REPOSITORY)}:{found.line}"
+                    yield f"{where}: imports {found.module}, which requirements/dev.in lacks"
+
+
 def main() -> int:
+    """Print every finding; exit 1 if there is one."""
     projects = members()
     packages = [init.parent.name for init in REPOSITORY.glob("*/*/otr_*/__init__.py")]
     own = {package: package.replace("_", "-") for package in packages}
@@ -165,6 +191,7 @@ def main() -> int:
     installed = Installed(own)
     findings = [line for member in projects for line in check_member(member, installed)]
     findings += check_locks(projects)
+    findings += check_programs(installed)
     for package in sorted(REPOSITORY.glob("*/*/otr_*/__init__.py")):
         if package.parent.parent not in projects:
             findings.append(f"{package.parent.relative_to(REPOSITORY)}: has no pyproject.toml")
