@@ -47,6 +47,8 @@ ALLOWANCE_DOMAIN: Final = "otr-allowance-v1"
 CLOSE_DOMAIN: Final = "otr-close-v1"
 # Prices are micro-units per this many tokens: a token of a small model costs less than one.
 PRICE_TOKENS: Final = 1_000_000
+# A countersignature holds a whole signed voucher.
+MAX_COUNTERSIGNED_BYTES: Final = 2 * MAX_SIGNED_BYTES
 
 
 class VoucherMismatchError(RejectedError):
@@ -171,7 +173,7 @@ def countersign_voucher(
 
 def open_countersigned_voucher(data: bytes, arbiter_key: bytes, payer_key: bytes) -> Voucher:
     """Verify both signatures of a locked voucher."""
-    payload = cose.verify1(data, arbiter_key, max_bytes=MAX_SIGNED_BYTES)
+    payload = cose.verify1(data, arbiter_key, max_bytes=MAX_COUNTERSIGNED_BYTES)
     (signed,) = dcbor.open_record(payload, VOUCHER_LOCK_DOMAIN, bytes)
     return open_voucher(as_bytes(signed, "voucher"), payer_key)
 
