@@ -20,7 +20,10 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 
 from otr_protocol.attestation.strict_json import Json, parse_object
 from otr_protocol.errors import MalformedError, RejectedError, UnknownError
@@ -125,6 +128,17 @@ def verify(token: bytes, jwks: Jwks, *, max_bytes: int) -> bytes:
     except InvalidSignature as error:
         raise TokenSignatureError("the token's signature does not verify") from error
     return payload
+
+
+def sign(payload: bytes, private_key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A compact JWS over `payload` by a P-384 key; deterministic (RFC 6979)."""
+    header = {"alg": ALGORITHM, "kid": key_id(private_key.public_key()), "typ": "JWT"}
+    head = json.dumps(header, sort_keys=True, separators=(",", ":")).encode("ascii")
+    message = f"{base64url_encode(head)}.{base64url_encode(payload)}".encode("ascii")
+    scheme = ec.ECDSA(hashes.SHA384(), deterministic_signing=True)
+    r, s = decode_dss_signature(private_key.sign(message, scheme))
+    signature = r.to_bytes(COORDINATE_BYTES, "big") + s.to_bytes(COORDINATE_BYTES, "big")
+    return message + b"." + base64url_encode(signature).encode("ascii")
 
 
 def base64url_encode(data: bytes) -> str:

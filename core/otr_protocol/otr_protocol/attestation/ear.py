@@ -10,21 +10,28 @@ them against the statement's own times (`AttestationResult.require_covers`).
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from otr_protocol import binding
 from otr_protocol.attestation import compact_jws
 from otr_protocol.attestation.compact_jws import Jwks, TokenMalformedError
+from otr_protocol.attestation.ear_claims import (
+    EAR_PROFILE,
+    MAX_ISSUER_BYTES,
+    MAX_LIFETIME_SECONDS,
+    PRIVATE_CLAIMS,
+    claims,
+)
 from otr_protocol.attestation.strict_json import Json, parse_object
 from otr_protocol.attestation.verdict import Status, worst
 from otr_protocol.errors import RejectedError
 
-EAR_PROFILE: Final = "tag:ietf.org,2026:rats/ear#04"
-PRIVATE_CLAIMS: Final = "otr"
 MAX_TOKEN_BYTES: Final = 32 * 1024
-MAX_LIFETIME_SECONDS: Final = 3600
-MAX_ISSUER_BYTES: Final = 256
 MAX_SUBMODS: Final = 64
 
 # Every private claim with the bytes its hex stands for.
@@ -98,6 +105,19 @@ class AttestationResult:
             raise TokenTimeError("the token expired before the statement ended", field="exp")
 
 
+def sign(body: Mapping[str, Any], private_key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The token that states `body` (see `claims`), signed with a P-384 key: ASCII bytes.
+
+    Deterministic ECDSA (RFC 6979), so that the core needs no randomness and the same verdict gives
+    the same token. The key identifier is the key's thumbprint, as `compact_jws.jwks_document` says.
+    """
+    payload = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    token = compact_jws.sign(payload.encode("ascii"), private_key)
+    if len(token) > MAX_TOKEN_BYTES:
+        raise TokenMalformedError(f"a token of {len(token)} bytes is too large")
+    return token
+
+
 def verify_token(
     token: bytes | str, jwks: Jwks | bytes | str, *, max_bytes: int = MAX_TOKEN_BYTES
 ) -> AttestationResult:
@@ -111,16 +131,16 @@ def verify_token(
     keys = jwks if isinstance(jwks, Jwks) else Jwks.parse(jwks)
     data = token.encode("utf-8", "surrogatepass") if isinstance(token, str) else bytes(token)
     payload = compact_jws.verify(data, keys, max_bytes=max_bytes)
-    claims = parse_object(payload, max_bytes=max_bytes)
-    if claims.get("eat_profile") != EAR_PROFILE:
+    body = parse_object(payload, max_bytes=max_bytes)
+    if body.get("eat_profile") != EAR_PROFILE:
         raise TokenClaimsError("not an EAR of the profile read here", field="eat_profile")
-    issuer = claims.get("iss")
+    issuer = body.get("iss")
     if not isinstance(issuer, str) or not 1 <= len(issuer.encode()) <= MAX_ISSUER_BYTES:
         raise TokenClaimsError("the token names no issuer", field="iss")
-    issued_at, not_before, expires_at = (_time(claims, name) for name in ("iat", "nbf", "exp"))
+    issued_at, not_before, expires_at = (_time(body, name) for name in ("iat", "nbf", "exp"))
     if not max(issued_at, not_before) <= expires_at <= issued_at + MAX_LIFETIME_SECONDS:
         raise TokenClaimsError(f"a token lives 0 to {MAX_LIFETIME_SECONDS} s", field="exp")
-    private = claims.get(PRIVATE_CLAIMS)
+    private = body.get(PRIVATE_CLAIMS)
     if not isinstance(private, dict) or private.keys() != {*_DIGEST_CLAIMS, "simulated"}:
         raise TokenClaimsError("the private claims are not those of this version", field="otr")
     simulated = private["simulated"]
@@ -136,7 +156,7 @@ def verify_token(
     )
     if digests["anchor"] != expected:
         raise TokenClaimsError("the anchor is not that of the other claims", field="otr.anchor")
-    if claims.get("eat_nonce") != compact_jws.base64url_encode(digests["challenge"]):
+    if body.get("eat_nonce") != compact_jws.base64url_encode(digests["challenge"]):
         raise TokenClaimsError("the nonce is not the challenge", field="eat_nonce")
     return AttestationResult(
         issuer=issuer,
@@ -150,23 +170,23 @@ def verify_token(
         collateral_digest=digests["collateral_digest"],
         policy_digest=digests["policy_digest"],
         simulated=simulated,
-        status=_trusted_status(claims),
+        status=_trusted_status(body),
         issued_at=issued_at,
         not_before=not_before,
         expires_at=expires_at,
     )
 
 
-def _time(claims: dict[str, Json], name: str) -> int:
-    value = claims.get(name)
+def _time(body: dict[str, Json], name: str) -> int:
+    value = body.get(name)
     # bool is an int to Python and not to anybody else.
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise TokenClaimsError(f"{name} is not a time in whole seconds", field=name)
     return value
 
 
-def _hex(claims: dict[str, Json], name: str, length: int) -> bytes:
-    value = claims[name]
+def _hex(private: dict[str, Json], name: str, length: int) -> bytes:
+    value = private[name]
     if isinstance(value, str) and len(value) == 2 * length and value.isascii():
         try:
             data = bytes.fromhex(value)
@@ -177,18 +197,18 @@ def _hex(claims: dict[str, Json], name: str, length: int) -> bytes:
     raise TokenClaimsError(f"{name} is not {length} bytes in lower-case hex", field=f"otr.{name}")
 
 
-def _status(claims: Json, field: str) -> Status:
-    tier = claims.get("ear_status") if isinstance(claims, dict) else None
+def _status(part: Json, field: str) -> Status:
+    tier = part.get("ear_status") if isinstance(part, dict) else None
     status = _STATUS_OF_TIER.get(tier) if isinstance(tier, str) else None
     if status is None:
         raise TokenClaimsError("no trustworthiness tier is given", field=field)
     return status
 
 
-def _trusted_status(claims: dict[str, Json]) -> Status:
+def _trusted_status(body: dict[str, Json]) -> Status:
     """The overall tier, which may not be better than that of any part (EAR section 3)."""
-    overall = _status(claims, "ear_status")
-    submods = claims.get("submods")
+    overall = _status(body, "ear_status")
+    submods = body.get("submods")
     if not isinstance(submods, dict) or not 1 <= len(submods) <= MAX_SUBMODS:
         raise TokenClaimsError("the token reports on no attester", field="submods")
     parts = [_status(part, "submods") for part in submods.values()]
@@ -209,5 +229,7 @@ __all__ = [
     "TokenMalformedError",
     "TokenNotTrustedError",
     "TokenTimeError",
+    "claims",
+    "sign",
     "verify_token",
 ]

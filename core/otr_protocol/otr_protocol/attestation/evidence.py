@@ -28,7 +28,8 @@ from otr_protocol.fields import as_array, as_byte_strings, as_bytes, as_text, ch
 
 DOMAIN: Final = "otr-evidence-v1"
 MAX_EVIDENCE_BYTES: Final = 1 << 20
-MAX_GPUS: Final = 16
+# One machine: a token must hold what is said about each of them within its size.
+MAX_GPUS: Final = 8
 MAX_GPU_CERTIFICATES: Final = 8
 MAX_CPU_CERTIFICATES: Final = 4
 MAX_CPU_REPORT_BYTES: Final = 16 * 1024

@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from otr_protocol import dcbor
-from otr_protocol.attestation.ear import MAX_LIFETIME_SECONDS
+from otr_protocol.attestation.ear_claims import MAX_LIFETIME_SECONDS
 from otr_protocol.attestation.evidence import MAX_GPUS
 from otr_protocol.attestation.snp_report import MEASUREMENT_BYTES, TcbVersion
 from otr_protocol.digest import H

@@ -134,14 +134,7 @@ def _parse(der: bytes) -> AmdCertificate:
     algorithm = certificate["signature_algorithm"]
     if tbs["signature"].dump() != algorithm.dump():
         raise CertificateMalformedError("a certificate names two signature algorithms")
-    parameters = algorithm["parameters"].native if algorithm.signature_algo == "rsassa_pss" else {}
-    if (
-        algorithm.signature_algo != "rsassa_pss"
-        or parameters["hash_algorithm"]["algorithm"] != "sha384"
-        or parameters["mask_gen_algorithm"]["parameters"]["algorithm"] != "sha384"
-        or parameters["salt_length"] != SALT_BYTES
-    ):
-        raise CertificateMalformedError("a certificate is not signed with RSA-PSS and SHA-384")
+    require_pss(algorithm)
     key = serialization.load_der_public_key(tbs["subject_public_key_info"].dump())
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size != RSA_BITS:
@@ -172,6 +165,20 @@ def _parse(der: bytes) -> AmdCertificate:
             int(certificate.not_valid_after.timestamp()),
         ),
     )
+
+
+def require_pss(algorithm: Any) -> None:
+    """Refuse an asn1crypto algorithm identifier that is not RSA-PSS with SHA-384 throughout."""
+    if algorithm.signature_algo == "rsassa_pss":
+        parameters = algorithm["parameters"].native
+        if (
+            parameters["hash_algorithm"]["algorithm"] == "sha384"
+            and parameters["mask_gen_algorithm"]["algorithm"] == "mgf1"
+            and parameters["mask_gen_algorithm"]["parameters"]["algorithm"] == "sha384"
+            and parameters["salt_length"] == SALT_BYTES
+        ):
+            return
+    raise CertificateMalformedError("the signature is not RSA-PSS with SHA-384")
 
 
 def verify(

@@ -10,6 +10,8 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
+from otr_protocol.errors import Refusal, UnknownError
+
 NO_INDEX: Final = -1
 MAX_SHOWN_BYTES: Final = 64
 
@@ -74,3 +76,13 @@ class Finding:
     index: int = NO_INDEX
     golden: bytes = b""
     runtime: bytes = b""
+
+
+def finding_of(refusal: Refusal, component: str, *, status: Status | None = None) -> Finding:
+    """A refusal as a finding: what is unknown leaves the verdict open, anything else fails."""
+    if status is None:
+        unknown = isinstance(refusal, UnknownError)
+        status = Status.INDETERMINATE if unknown else Status.CONTRAINDICATED
+    return Finding(
+        reason=refusal.reason, component=component, status=status, message=refusal.message
+    )

@@ -1,0 +1,314 @@
+"""Real NVIDIA evidence gets the verdict that the vectors' manifest states (MANIFEST.md, nvidia)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from otr_protocol.attestation import certificates, device_chain, ocsp, rim, spdm_report
+from otr_protocol.attestation.certificates import ChainRejectedError, RootUntrustedError
+from otr_protocol.attestation.ear_claims import gpu_claims
+from otr_protocol.attestation.gpu_appraisal import GpuAppraisal, appraise_gpu
+from otr_protocol.attestation.policy import MAX_COLLATERAL_AGE_SECONDS, Policy, RevocationMode
+from otr_protocol.attestation.spdm_report import ReportMalformedError, ReportSignatureError
+from otr_protocol.attestation.trust_roots import VENDOR
+from otr_protocol.attestation.verdict import Finding, Status, worst
+from otr_protocol.attestation.xml_signature import XmlSignatureError
+from otr_protocol.errors import Refusal
+from support import attestation_vectors as real
+
+# OCSP windows of device and manifests lie two months apart, so no instant has all of them current:
+# the last good response counts, as a machine without a network would run it.
+OFFLINE = Policy(
+    revocation=RevocationMode.LAST_GOOD,
+    max_collateral_age_s=MAX_COLLATERAL_AGE_SECONDS,
+    min_driver_version="535",
+)
+INSIDE = real.at("2026-02-01")
+
+
+def appraise(gpu: real.GpuSet, policy: Policy = OFFLINE, now_s: int = INSIDE) -> GpuAppraisal:
+    return appraise_gpu(
+        gpu.evidence,
+        nonce=gpu.nonce,
+        collateral=gpu.collateral(),
+        policy=policy,
+        roots=[VENDOR],
+        now_s=now_s,
+        component="gpu-0",
+    )
+
+
+def status(findings: Iterable[Finding]) -> Status:
+    return worst(*(finding.status for finding in findings))
+
+
+def reasons(findings: Iterable[Finding]) -> set[str]:
+    return {finding.reason for finding in findings}
+
+
+def test_the_pinned_roots_are_the_published_ones(vectors: Path) -> None:
+    roots = vectors / "nvidia" / "roots"
+    assert real.certificates(real.read(roots / "device_root.pem")) == (VENDOR.device_root,)
+    assert real.certificates(real.read(roots / "rim_root.pem")) == (VENDOR.rim_root,)
+
+
+@pytest.mark.parametrize("day", ["2025-10-26", "2026-02-01", "2026-02-22T23:17:58"])
+def test_the_complete_h100_set_is_genuine_in_its_window(vectors: Path, day: str) -> None:
+    appraisal = appraise(real.h100_550(vectors), now_s=real.at(day))
+    assert reasons(appraisal.findings) == {"REVOCATION_NOT_CURRENT"}
+    assert status(appraisal.findings) is Status.WARNING
+    assert appraisal.chain is not None
+    assert appraisal.chain.hwmodel == "GH100 A01 GSP BROM"
+    assert appraisal.not_after == real.at("2026-02-22T23:17:58")
+
+
+def test_every_golden_measurement_of_the_h100_set_is_compared(vectors: Path) -> None:
+    appraisal = appraise(real.h100_550(vectors))
+    assert appraisal.driver is not None
+    assert appraisal.vbios is not None
+    active = [
+        golden.index
+        for part in (appraisal.driver, appraisal.vbios)
+        for golden in part.rim.measurements
+        if golden.active
+    ]
+    assert len(active) == len(set(active)) == 33
+
+
+@pytest.mark.parametrize(("day", "expired"), [("2026-02-23", 1), ("2026-11-22", 2)])
+def test_the_h100_set_is_refused_when_its_manifests_have_expired(
+    vectors: Path, day: str, expired: int
+) -> None:
+    findings = appraise(real.h100_550(vectors), now_s=real.at(day)).findings
+    assert [f.reason for f in findings].count("CERTIFICATE_EXPIRED") == expired
+    assert status(findings) is Status.CONTRAINDICATED
+
+
+def test_under_the_default_policy_old_responses_leave_the_verdict_open(vectors: Path) -> None:
+    findings = appraise(real.h100_550(vectors), policy=Policy()).findings
+    assert reasons(findings) == {"OCSP_STALE"}
+    assert status(findings) is Status.INDETERMINATE
+
+
+def test_device_responses_are_current_for_their_own_day_only(vectors: Path) -> None:
+    gpu = real.h100_550(vectors)
+    chain = device_chain.verify(gpu.evidence.certificates, VENDOR.device_root).certificates
+    responses = [ocsp.parse(der) for der in gpu.ocsp_responses]
+    for position in (1, 2, 3):
+        standing = ocsp.find(responses, chain[position], chain[position + 1])
+        assert standing.status is ocsp.CertificateStatus.GOOD
+        standing.require_current(real.at("2025-08-21T07:00"), 24 * 3600)
+        for moment in ("2025-08-21T06:00", "2025-08-22T06:47:08"):
+            with pytest.raises(ocsp.OcspStaleError):
+                standing.require_current(real.at(moment), 24 * 3600)
+
+
+def test_manifest_responses_are_current_for_their_own_day_only(vectors: Path) -> None:
+    gpu = real.h100_550(vectors)
+    responses = [ocsp.parse(der) for der in gpu.ocsp_responses]
+    for document in gpu.rims.values():
+        chain = rim.verify(document, VENDOR.rim_root).chain
+        for position in (0, 1, 2):
+            standing = ocsp.find(responses, chain[position], chain[position + 1])
+            standing.require_current(real.at("2025-10-25T11:32:20"), 24 * 3600)
+            with pytest.raises(ocsp.OcspStaleError):
+                standing.require_current(real.at("2025-10-25T11:32:22"), 24 * 3600)
+
+
+def test_our_claims_are_those_of_the_vendors_own_service(vectors: Path) -> None:
+    golden = json.loads(
+        (vectors / "nvidia" / "h100-550.90.07" / "nras_v3_claims_golden.json").read_text()
+    )["GPU-0"]
+    # Frame of a token of its own; our submodules share the frame of the whole token.
+    expected = {name: golden[name] for name in golden.keys() - {"iss", "iat", "exp", "nbf", "jti"}}
+    claims = gpu_claims(appraise(real.h100_550(vectors)))
+    warning = claims.pop("x-nvidia-attestation-warning")
+    assert (warning, expected.pop("x-nvidia-attestation-warning")) == (
+        "REVOCATION_NOT_CURRENT",
+        None,
+    )
+    assert claims == expected
+
+
+def test_a_report_without_firmware_identity_is_taken_from_old_drivers_only(vectors: Path) -> None:
+    directory = vectors / "nvidia" / "h100-535.86.09"
+    gpu = real.gpu_set(
+        directory,
+        {
+            "NV_GPU_VBIOS_1010_0200_882_96005E0001": "vbios_rim_PROD.swidtag",
+            "NV_GPU_DRIVER_GH100_535.86.09": "driver_rim_tampered.xml",
+        },
+    )
+    findings = appraise(gpu, now_s=real.at("2025-06-01")).findings
+    assert "GPU_FWID_MISMATCH" not in reasons(findings)
+    assert {f.reason for f in findings if f.component == "gpu-0/driver-rim"} == {"RIM_SIGNATURE"}
+    assert status(findings) is Status.CONTRAINDICATED
+    assert "GPU_DRIVER_TOO_OLD" in reasons(appraise(gpu, policy=Policy()).findings)
+
+
+@pytest.mark.parametrize(
+    ("vbios", "mismatches"), [("vbios_rim_PROD.swidtag", []), ("vbios_rim_mismatch.xml", [9])]
+)
+def test_vbios_measurements_of_the_535_set(
+    vectors: Path, vbios: str, mismatches: list[int]
+) -> None:
+    directory = vectors / "nvidia" / "h100-535.86.09"
+    report = spdm_report.parse(real.read(directory / "report.hex"))
+    manifest = rim.verify((directory / vbios).read_bytes(), VENDOR.rim_root)
+    different = [
+        golden.index
+        for golden in manifest.measurements
+        if golden.active and report.measurements[golden.index] not in golden.alternatives
+    ]
+    assert different == mismatches
+    assert len([golden for golden in manifest.measurements if golden.active]) == 12
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "h100-535.86.09/driver_rim_tampered.xml",
+        "h100-570.124.03-expired/driver_rim.xml",
+        "negative/rim_incorrect_signature.xml",
+    ],
+)
+def test_edited_manifests_are_refused(vectors: Path, name: str) -> None:
+    with pytest.raises(XmlSignatureError):
+        rim.verify((vectors / "nvidia" / name).read_bytes(), VENDOR.rim_root)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "not_after"),
+    [
+        ("negative/driver_rim_550.144.03_genuine.xml", "550.144.03", "2026-12-30T16:56:50"),
+        (
+            "h100-570.124.03-expired/vbios_rim_PROD.swidtag",
+            "96.00.5E.00.04",
+            "2025-09-05T08:39:09",
+        ),
+        ("ls10/bios_rim.xml", "96.10.55.00.01", "2027-11-02T23:59:59"),
+    ],
+)
+def test_genuine_manifests_verify_whatever_their_date(
+    vectors: Path, name: str, version: str, not_after: str
+) -> None:
+    manifest = rim.verify((vectors / "nvidia" / name).read_bytes(), VENDOR.rim_root)
+    assert (manifest.version, manifest.validity.not_after) == (version, real.at(not_after))
+
+
+def test_a_genuine_manifest_of_another_driver_does_not_fit(vectors: Path) -> None:
+    gpu = real.h100_550(vectors)
+    other = (vectors / "nvidia/negative/driver_rim_550.144.03_genuine.xml").read_bytes()
+    swapped = dataclasses.replace(gpu, rims=gpu.rims | {"NV_GPU_DRIVER_GH100_550.90.07": other})
+    findings = appraise(swapped).findings
+    assert ("RIM_VERSION_MISMATCH", "gpu-0/driver-rim") in {
+        (f.reason, f.component) for f in findings
+    }
+
+
+def test_without_its_manifest_a_driver_is_unknown_and_not_bad(vectors: Path) -> None:
+    gpu = real.h100_550(vectors)
+    findings = appraise(dataclasses.replace(gpu, rims={})).findings
+    unknown = [f for f in findings if f.reason == "UNKNOWN_REFERENCE"]
+    assert [f.component for f in unknown] == ["gpu-0/driver-rim", "gpu-0/vbios-rim"]
+    assert status(findings) is Status.INDETERMINATE
+
+
+def test_an_invalid_report_signature_is_refused(vectors: Path) -> None:
+    report = spdm_report.parse(
+        real.read(vectors / "nvidia" / "negative" / "report_invalid_signature.hex")
+    )
+    for directory in ("h100-550.90.07", "h100-535.86.09", "h100-570.124.03-expired"):
+        chain = real.certificates((vectors / "nvidia" / directory / "chain.pem").read_bytes())
+        with pytest.raises(ReportSignatureError):
+            report.require_signature(certificates.parse(chain[0]).key)
+
+
+def test_one_trailing_byte_is_refused_and_without_it_the_report_is_genuine(vectors: Path) -> None:
+    negative = vectors / "nvidia" / "negative"
+    report = real.read(negative / "report_trailing_byte.hex")
+    with pytest.raises(ReportMalformedError):
+        spdm_report.parse(report)
+    chain = device_chain.verify(
+        real.certificates((negative / "report_trailing_byte_chain.pem").read_bytes()),
+        VENDOR.device_root,
+    )
+    parsed = spdm_report.parse(report[:-1])
+    parsed.require_signature(chain.attestation_key.key)
+    assert parsed.opaque.driver_version == "580.95.05"
+
+
+@pytest.mark.parametrize("name", ["chain_case2.pem", "chain_case4.pem"])
+def test_incomplete_chains_are_refused(vectors: Path, name: str) -> None:
+    data = (vectors / "nvidia" / "negative" / name).read_bytes()
+    with pytest.raises((ChainRejectedError, RootUntrustedError)):
+        device_chain.verify(real.certificates(data), VENDOR.device_root)
+
+
+def test_eight_real_gpus_are_eight_devices_in_a_mode_not_appraised_here(vectors: Path) -> None:
+    gpus = real.evidence_list(vectors / "nvidia" / "ppcie-590.12" / "gpu_evidence_8.json")
+    assert len(gpus) == 8
+    devices = set()
+    for gpu in gpus:
+        appraisal = appraise(real.GpuSet(evidence=gpu, rims={}))
+        assert appraisal.chain is not None
+        devices.add(appraisal.chain.device_identity)
+        assert "GPU_PROTECTED_PCIE" in reasons(appraisal.findings)
+        assert not status(appraisal.findings).trusted
+    assert len(devices) == 8
+
+
+def test_real_switch_reports_are_read_and_their_signatures_verify(vectors: Path) -> None:
+    switches = real.evidence_list(vectors / "nvidia" / "ppcie-590.12" / "switch_evidence_4.json")
+    switches.append(real.gpu_set(vectors / "nvidia" / "ls10", {}).evidence)
+    for switch in switches:
+        report = spdm_report.parse(switch.report)
+        assert len(report.measurements) == 31
+        chain = [certificates.parse(der) for der in switch.certificates]
+        certificates.require_chain(chain, VENDOR.device_root)
+        report.require_signature(chain[0].key)
+        appraisal = appraise(real.GpuSet(evidence=switch, rims={}))
+        assert reasons(appraisal.findings) == {"GPU_ARCHITECTURE_UNSUPPORTED"}
+
+
+@pytest.mark.parametrize("directory", ["h100-570.124.03-expired"])
+def test_the_570_report_is_genuine_though_its_manifest_is_not(
+    vectors: Path, directory: str
+) -> None:
+    gpu = real.gpu_set(
+        vectors / "nvidia" / directory,
+        {
+            "NV_GPU_DRIVER_GH100_570.124.03": "driver_rim.xml",
+            "NV_GPU_VBIOS_1010_0205_862_96005E0004": "vbios_rim_PROD.swidtag",
+        },
+    )
+    for day in ("2024-12-01", "2025-01-01T12:00", "2025-06-01", "2026-11-22"):
+        appraisal = appraise(gpu, now_s=real.at(day))
+        assert appraisal.report is not None
+        refused = {f.component for f in appraisal.findings if f.reason == "RIM_SIGNATURE"}
+        assert refused == {"gpu-0/driver-rim"}
+        assert status(appraisal.findings) is Status.CONTRAINDICATED
+
+
+def test_the_570_86_report_is_genuine(vectors: Path) -> None:
+    (gpu,) = real.evidence_list(vectors / "nvidia" / "h100-570.86.10-cert-hold" / "evidence.json")
+    chain = device_chain.verify(gpu.certificates, VENDOR.device_root)
+    report = spdm_report.parse(gpu.report)
+    report.require_signature(chain.attestation_key.key)
+    assert report.opaque.fwid == chain.fwid
+    assert report.opaque.driver_version == "570.86.10"
+
+
+def test_a_flipped_byte_anywhere_in_a_real_report_is_refused(vectors: Path) -> None:
+    gpu = real.h100_550(vectors)
+    key = certificates.parse(gpu.evidence.certificates[0]).key
+    for offset in range(0, len(gpu.evidence.report), 37):
+        changed = bytearray(gpu.evidence.report)
+        changed[offset] ^= 0x01
+        with pytest.raises(Refusal):
+            spdm_report.parse(bytes(changed)).require_signature(key)
