@@ -36,9 +36,16 @@ def digest_of(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def say(message: str) -> None:
+    """Progress goes to standard error: what `make demo` prints is the demo's alone."""
+    print(f"setup: {message}", file=sys.stderr, flush=True)
+
+
 def run(*command: str | Path, environment: dict[str, str] | None = None) -> None:
     """Run a command in the repository root; a failure ends the set-up with its own message."""
-    result = subprocess.run([str(part) for part in command], cwd=REPOSITORY, env=environment)
+    result = subprocess.run(
+        [str(part) for part in command], cwd=REPOSITORY, env=environment, stdout=sys.stderr
+    )
     if result.returncode:
         shown = " ".join(str(part) for part in command)
         raise SystemExit(f"setup: this command failed ({result.returncode}): {shown}")
@@ -51,11 +58,11 @@ def step(name: str, depends_on: Iterable[Path], action: Callable[[], None]) -> N
     if stamp.is_file() and stamp.read_text() == wanted:
         return
     started = time.monotonic()
-    print(f"setup: {name} ...", flush=True)
+    say(f"{name} ...")
     action()
     STAMPS.mkdir(parents=True, exist_ok=True)
     stamp.write_text(wanted)
-    print(f"setup: {name} done in {time.monotonic() - started:.1f} s", flush=True)
+    say(f"{name} done in {time.monotonic() - started:.1f} s")
 
 
 def members() -> list[Path]:
@@ -160,7 +167,7 @@ def main() -> int:
     if not (REPOSITORY / "models" / "smollm2" / "manifest.cbor").is_file():
         (STAMPS / "model").unlink(missing_ok=True)
     step("model", [fetcher], fetch_model)
-    print(f"setup: ready ({time.monotonic() - started:.1f} s)", flush=True)
+    say(f"ready ({time.monotonic() - started:.1f} s)")
     return 0
 
 
