@@ -1,0 +1,95 @@
+"""`otr verify`: every check on an answer file, offline."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from otr_protocol.errors import Refusal
+from otr_protocol.trust import load_roots
+from otr_protocol.verify_answer import CHECKS, AnswerRefusedError, VerifiedAnswer, verify_answer
+
+from otr_client.cli.output import emit, exit_with, fail, out
+from otr_client.cli.up import DEFAULT_DIR
+from otr_client.stack.paths import roots_file
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="Answer file (.otr).", exists=True, dir_okay=False)],
+    roots: Annotated[
+        Path | None, typer.Option(help="Trust roots file; default: the stack's in --dir.")
+    ] = None,
+    directory: Annotated[Path, typer.Option("--dir", help="A stack's directory.")] = DEFAULT_DIR,
+    require_receipt: Annotated[
+        bool, typer.Option(help="Refuse an answer that the log has not registered.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Verify an answer file without any network. Exit code 0: every applicable check held.
+
+    Examples:
+
+        otr verify answer.otr --roots roots.json
+        otr verify answer.otr --require-receipt --json
+    """
+    from dataclasses import replace
+
+    try:
+        pinned = load_roots((roots or roots_file(directory)).read_bytes())
+    except Refusal as refusal:
+        fail(refusal.reason, f"trust roots: {refusal.message}")
+        raise exit_with(1) from None
+    if require_receipt:
+        pinned = replace(pinned, require_receipt=True)
+    try:
+        verified = verify_answer(file.read_bytes(), pinned, time.time_ns() // 1_000_000)
+    except AnswerRefusedError as refused:
+        _refused(refused, as_json)
+        raise exit_with(1) from None
+    _verified(verified, as_json)
+
+
+def _refused(refused: AnswerRefusedError, as_json: bool) -> None:
+    if as_json:
+        emit(
+            {
+                "verified": False,
+                "failed_check": refused.check,
+                "reason": refused.reason,
+                "message": refused.message,
+                "passed": [check.name for check in refused.passed],
+            }
+        )
+        return
+    for check in refused.passed:
+        out.print(f"[green]ok[/]     {check.name:22} ", end="")
+        out.print(check.line, markup=False, soft_wrap=True)
+    out.print(f"[bold red]failed[/] {refused.check:22} {refused.reason} ", end="")
+    out.print(refused.cause.message, markup=False, soft_wrap=True)
+    not_run = CHECKS[CHECKS.index(refused.check) + 1 :]
+    if not_run:
+        out.print(f"not run: {', '.join(not_run)}", soft_wrap=True)
+
+
+def _verified(verified: VerifiedAnswer, as_json: bool) -> None:
+    if as_json:
+        emit(
+            {
+                "verified": True,
+                "checks": {check.name: check.line for check in verified.checks},
+                "notes": list(verified.notes),
+                "time_basis": verified.time_basis.value,
+                "payload_hash": verified.signed.payload_hash.hex(),
+                "model": verified.model_name,
+                "simulated": verified.attestation.simulated,
+            }
+        )
+        return
+    for check in verified.checks:
+        out.print(f"[green]ok[/] {check.name:22} ", end="")
+        out.print(check.line, markup=False, soft_wrap=True)
+    for note in verified.notes:
+        out.print(f"note: {note}", markup=False, soft_wrap=True)
+    out.print("[bold green]verified[/]")

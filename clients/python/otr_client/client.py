@@ -1,0 +1,171 @@
+"""The SDK's client: stream an answer, check it against pinned roots before calling it an answer.
+
+    async with Client("127.0.0.1:50051", tls, roots) as client:
+        async for event in client.generate(Ask("What is the capital of France?")):
+            if isinstance(event, Chunk):
+                print(event.text, end="")
+            else:
+                Path("answer.otr").write_bytes(event.answer)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import grpc
+from otr.inference.v1 import inference_pb2 as pb
+from otr.inference.v1 import inference_pb2_grpc as rpc
+from otr_protocol.errors import RejectedError
+from otr_protocol.trust import TrustRoots
+from otr_protocol.verify_answer import VerifiedAnswer, verify_answer
+from otr_server.channel import open_channel
+from otr_server.tls import ClientTls
+
+from otr_client.request import Ask
+
+MAX_WAIT_MS = 60_000
+
+
+class GenerationFailedError(RejectedError):
+    """The server ended the stream without a signed answer; the message holds its reason."""
+
+    reason = "GENERATION_FAILED"
+
+
+class TokensDifferError(RejectedError):
+    """The signed answer commits to other tokens than those that were streamed."""
+
+    reason = "TOKENS_DIFFER"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens as they come: not signed yet."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A signed answer, verified here.
+
+    `answer` is the `.otr` file. `ttft_ms` is from the call to the first chunk, `provisional_ms` from
+    the last chunk to the verified statement: what verifiability added to the model's own time.
+    """
+
+    answer: bytes
+    verified: VerifiedAnswer
+    text: str
+    finish_reason: str
+    ttft_ms: float
+    provisional_ms: float
+    tokens_per_s: float
+    timings: pb.Timings
+
+
+class Client:
+    """A connection to one inference service."""
+
+    def __init__(self, target: str, tls: ClientTls | None, roots: TrustRoots) -> None:
+        self._channel = open_channel(target, tls, "inference")
+        self._stub = rpc.InferenceServiceStub(self._channel)
+        self._roots = roots
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+    async def generate(
+        self, ask: Ask, *, wait_receipt: bool = False, timeout_seconds: float | None = None
+    ) -> AsyncIterator[Chunk | Completed]:
+        """Chunks, then one `Completed`.
+
+        Raises grpc.aio.AioRpcError for a refused request, GenerationFailedError, AnswerRefusedError
+        when the signed answer does not verify, and AnotherQuestionError or TokensDifferError when
+        it verifies but is not the answer to this request or to this stream.
+        """
+        started = time.monotonic()
+        first = last = started
+        streamed: list[int] = []
+        stream = self._stub.Generate(
+            ask.message(wait_receipt=wait_receipt), timeout=timeout_seconds
+        )
+        async for message in stream:
+            kind = message.WhichOneof("response")
+            if kind == "chunk":
+                last = time.monotonic()
+                first = first if streamed else last
+                streamed += message.chunk.token_ids
+                yield Chunk(message.chunk.text, tuple(message.chunk.token_ids))
+            elif kind == "error":
+                raise GenerationFailedError(f"{message.error.reason}: {message.error.message}")
+            elif kind == "complete":
+                complete = message.complete
+                verified = self.check(ask, complete.answer)
+                if streamed and verified.blob.output_ids != tuple(streamed):
+                    raise TokensDifferError("the statement commits to other tokens")
+                ended = time.monotonic()
+                decoding = last - first
+                yield Completed(
+                    answer=complete.answer,
+                    verified=verified,
+                    text=complete.output_text,
+                    finish_reason=verified.blob.finish.name.lower(),
+                    ttft_ms=(first - started) * 1000,
+                    provisional_ms=(ended - last) * 1000,
+                    tokens_per_s=(len(streamed) - 1) / decoding if decoding > 0 else 0.0,
+                    timings=complete.timings,
+                )
+                return
+        raise GenerationFailedError("the stream ended without a signed answer")
+
+    def check(self, ask: Ask, answer: bytes) -> VerifiedAnswer:
+        """Verify an answer file and that it answers `ask`; see `generate` for what is raised."""
+        verified = verify_answer(answer, self._roots, time.time_ns() // 1_000_000)
+        ask.require_answered(verified)
+        return verified
+
+    async def receipt(self, ask: Ask, *, wait_ms: int = 10_000) -> tuple[bytes, bool]:
+        """The answer file again, with its receipt if the log registered it within `wait_ms`.
+
+        Returns (answer file, whether it has a receipt).
+        """
+        response = await self._stub.GetAnswer(
+            pb.GetAnswerRequest(request_id=ask.request_id, wait_receipt_ms=wait_ms),
+            timeout=(wait_ms + 5_000) / 1000,
+        )
+        return response.answer, not response.receipt_pending
+
+    async def abort(self, ask: Ask) -> bool:
+        """Stop a running request; whether it was running."""
+        answer = await self._stub.Abort(pb.AbortRequest(request_id=ask.request_id))
+        return answer.was_running
+
+    async def model_info(self, model: str = "") -> pb.GetModelInfoResponse:
+        """What the server says of its model."""
+        return await self._stub.GetModelInfo(pb.GetModelInfoRequest(model=model))
+
+    async def attestation(self) -> pb.GetAttestationResponse:
+        """The server's current attestation token and delegation."""
+        return await self._stub.GetAttestation(pb.GetAttestationRequest())
+
+
+def reason(error: grpc.aio.AioRpcError) -> str:
+    """A line for people: code and message of a failed call."""
+    return f"{error.code().name}: {error.details()}"

@@ -1,0 +1,10 @@
+"""Where a stack's public files lie, for commands that need nothing else of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def roots_file(directory: Path) -> Path:
+    """The trust roots that answers of the stack in `directory` verify with."""
+    return directory / "public" / "roots.json"

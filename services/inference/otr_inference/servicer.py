@@ -1,0 +1,298 @@
+"""InferenceService: decode, admit, stream, seal, encode. What later releases bring is UNIMPLEMENTED."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TypeAlias
+
+import grpc
+from otr.inference.v1 import inference_pb2 as pb
+from otr.inference.v1 import inference_pb2_grpc as rpc
+from otr_protocol.errors import MalformedError, Refusal, RejectedError
+from otr_protocol.output import Finish
+from otr_server.identity import peer
+
+from otr_inference import wire
+from otr_inference.answering import Answering, Outcome, start_answering
+from otr_inference.engine_worker import EngineWorker
+from otr_inference.measurements import Measurements
+from otr_inference.outbox import Outbox
+from otr_inference.sealing import Sealer, answer_file, stored_blob
+from otr_inference.served_model import ServedModel
+from otr_inference.session import Sessions
+from otr_inference.store_sqlite import AnswerRow, AnswerStore, RequestIdReusedError
+from otr_inference.wire import Asked
+
+Context: TypeAlias = grpc.aio.ServicerContext  # type: ignore[type-arg]
+
+ENGINE_NAME = "exact-int8/numba"
+
+
+class VouchersNotAcceptedError(RejectedError):
+    """This release serves without payment only."""
+
+    reason = "VOUCHERS_NOT_ACCEPTED"
+
+
+class WaitTooLongError(MalformedError):
+    """A wait is longer than a call may take."""
+
+    reason = "WAIT_TOO_LONG"
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """A request id that is being served: its bytes' fingerprint and the answer to come."""
+
+    fingerprint: bytes
+    answer: asyncio.Future[Answering | AnswerRow]
+
+
+class InferenceServicer(rpc.InferenceServiceServicer):
+    """Serves one model."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        worker: EngineWorker,
+        sessions: Sessions,
+        store: AnswerStore,
+        sealer: Sealer,
+        outbox: Outbox,
+        measurements: Measurements,
+        *,
+        operator_id: bytes,
+        log_origin: str,
+        max_waiting: int,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._model = model
+        self._worker = worker
+        self._sessions = sessions
+        self._store = store
+        self._sealer = sealer
+        self._outbox = outbox
+        self._measurements = measurements
+        self._operator_id = operator_id
+        self._log_origin = log_origin
+        self._max_waiting = max_waiting
+        self._now_ms = now_ms
+        self._arrivals: dict[tuple[str, bytes], _Arrival] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def drain(self) -> None:
+        """Wait until every answer in progress is sealed or given up."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def Generate(
+        self, request: pb.GenerateRequest, context: Context
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        client = peer(context).uri
+        asked = wire.asked(request)
+        self._model.require_named(request.model)
+        if asked.voucher:
+            raise VouchersNotAcceptedError("vouchers are not accepted here", field="voucher")
+        found = await self._arrive(client, asked)
+        if isinstance(found, AnswerRow):
+            complete = await self._complete(found, asked, None)
+            yield pb.GenerateResponse(request_id=asked.request_id, complete=complete)
+            return
+        answering, first = found
+        if not first:  # the same request again while it is being answered
+            outcome = await asyncio.shield(answering.outcome)
+            complete = await self._complete(outcome.row, asked, None)
+            yield pb.GenerateResponse(request_id=asked.request_id, complete=complete)
+            return
+        produced = 0
+        try:
+            async for steps in answering.steps():
+                produced += len(steps)
+                chunk = pb.GenerateChunk(
+                    token_ids=[step.token_id for step in steps],
+                    text="".join(step.text for step in steps),
+                    prompt_tokens=len(answering.request.prompt_ids),
+                    completion_tokens=produced,
+                )
+                yield pb.GenerateResponse(request_id=asked.request_id, chunk=chunk)
+            outcome = await asyncio.shield(answering.outcome)
+        except Refusal as refusal:
+            if produced:
+                error = pb.GenerateError(reason=refusal.reason, message=refusal.message)
+                yield pb.GenerateResponse(request_id=asked.request_id, error=error)
+            raise
+        finally:
+            # The client left or its deadline passed: stop within one step. No effect when done.
+            answering.cancel(Finish.CANCELLED)
+        self._measurements.answered(outcome)
+        complete = await self._complete(outcome.row, asked, outcome)
+        yield pb.GenerateResponse(request_id=asked.request_id, complete=complete)
+
+    async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:
+        arrival = self._arrivals.get((peer(context).uri, request.request_id))
+        if arrival is None:
+            return pb.AbortResponse(was_running=False)
+        answer = await asyncio.shield(arrival.answer)
+        if isinstance(answer, AnswerRow):
+            return pb.AbortResponse(was_running=False)
+        answer.cancel(Finish.CANCELLED)
+        return pb.AbortResponse(was_running=True)
+
+    async def GetModelInfo(
+        self, request: pb.GetModelInfoRequest, context: Context
+    ) -> pb.GetModelInfoResponse:
+        self._model.require_named(request.model)
+        manifest = self._model.loaded.manifest
+        return pb.GetModelInfoResponse(
+            model_name=self._model.name,
+            model_id=self._model.model_id,
+            manifest=manifest.encode(),
+            model_record=self._model.model_record,
+            vocab_size=manifest.shape.vocab,
+            max_context_length=self._model.context,
+            max_tokens_limit=self._model.max_tokens_limit,
+            eos_token_ids=manifest.eos_ids,
+            has_chat_template=self._model.loaded.tokenizer.chat_template is not None,
+            profile=pb.NUMERICS_PROFILE_EXACT_INT8,
+            license=manifest.licence,
+        )
+
+    async def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, context: Context
+    ) -> pb.GetServerInfoResponse:
+        return pb.GetServerInfoResponse(
+            server_version=version("otr-inference"),
+            engine=ENGINE_NAME,
+            operator_id=self._operator_id,
+            session_key=self._sessions.current().row.session_key,
+            model_names=[self._model.name],
+            running=self._worker.running,
+            waiting=self._worker.waiting,
+            queue_capacity=self._max_waiting,
+            spooled_statements=await self._store.outbox_size(),
+            log_origin=self._log_origin,
+        )
+
+    async def GetAttestation(
+        self, request: pb.GetAttestationRequest, context: Context
+    ) -> pb.GetAttestationResponse:
+        session = self._sessions.current()
+        return pb.GetAttestationResponse(
+            attestation_token=session.row.token,
+            delegation=session.row.delegation,
+            evidence_digest=session.row.evidence_digest,
+            expires_ms=session.result.expires_at * 1000,
+            simulated=session.result.simulated,
+        )
+
+    async def GetAnswer(
+        self, request: pb.GetAnswerRequest, context: Context
+    ) -> pb.GetAnswerResponse:
+        if not 0 <= request.wait_receipt_ms <= wire.MAX_RECEIPT_MS:
+            raise WaitTooLongError(
+                f"0 to {wire.MAX_RECEIPT_MS} milliseconds", field="wait_receipt_ms"
+            )
+        client = peer(context).uri
+        row = await self._store.answer(client, request.request_id)
+        if row is None:
+            raise wire.AnswerUnknownError("no answer under this request id", field="request_id")
+        row = await self._with_receipt(row, request.wait_receipt_ms)
+        return pb.GetAnswerResponse(
+            answer=answer_file(row, self._model.model_record), receipt_pending=row.receipt is None
+        )
+
+    async def _arrive(self, client: str, asked: Asked) -> AnswerRow | tuple[Answering, bool]:
+        """The stored answer, or the running one and whether this call began it."""
+        key = (client, asked.request_id)
+        arrival = self._arrivals.get(key)
+        if arrival is not None:
+            if arrival.fingerprint != asked.fingerprint:
+                raise RequestIdReusedError(
+                    "this request id is being used for a different request", field="request_id"
+                )
+            found = await asyncio.shield(arrival.answer)
+            return found if isinstance(found, AnswerRow) else (found, False)
+        answer: asyncio.Future[Answering | AnswerRow] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._arrivals[key] = _Arrival(asked.fingerprint, answer)
+        try:
+            stored = await self._store.admit(client, asked.request_id, asked.fingerprint)
+            if stored is not None:
+                del self._arrivals[key]
+                answer.set_result(stored)
+                return stored
+            begun = await self._begin(client, asked)
+        except BaseException as error:
+            self._arrivals.pop(key, None)
+            answer.set_exception(error)
+            answer.exception()  # retrieved: nobody else may have asked
+            raise
+        answer.set_result(begun)
+        return begun, True
+
+    async def _begin(self, client: str, asked: Asked) -> Answering:
+        try:
+            request = await asyncio.to_thread(self._model.request, asked)
+            answering = start_answering(
+                self._worker,
+                client=client,
+                asked=asked,
+                request=request,
+                session=self._sessions.current(),
+                start_ms=self._now_ms(),
+                capacity=self._model.capacity(request),
+                make=self._model.generation(request, asked.salt),
+            )
+        except BaseException:
+            await self._store.release(client, asked.request_id)
+            raise
+        task = asyncio.create_task(answering.run(self._sealer, self._store, self._now_ms))
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._arrivals.pop((client, asked.request_id), None)
+            self._outbox.notify()
+
+        task.add_done_callback(ended)
+        return answering
+
+    async def _with_receipt(self, row: AnswerRow, wait_ms: int) -> AnswerRow:
+        if row.receipt is not None or not wait_ms:
+            return row
+        self._outbox.notify()
+        await self._outbox.wait_receipt(row.payload_hash, wait_ms / 1000)
+        return await self._store.answer_by_hash(row.payload_hash) or row
+
+    async def _complete(
+        self, row: AnswerRow, asked: Asked, outcome: Outcome | None
+    ) -> pb.GenerateComplete:
+        """The last message; `outcome` is None when the answer was given before."""
+        self._outbox.notify()
+        waiting_ns = self._measurements.clock_ns()
+        row = await self._with_receipt(row, asked.receipt_ms)
+        receipt_ns = self._measurements.clock_ns() - waiting_ns if asked.receipt_ms else 0
+        blob = stored_blob(row)
+        timings = pb.Timings(receipt_us=receipt_ns // 1000)
+        if outcome is not None:
+            measured = outcome.measured
+            timings.queue_us = measured.queue_ns // 1000
+            timings.prefill_us = measured.prefill_ns // 1000
+            timings.decode_us = measured.decode_ns // 1000
+            timings.seal_us = measured.seal_ns // 1000
+        return pb.GenerateComplete(
+            output_token_ids=blob.output_ids,
+            output_text=self._model.loaded.tokenizer.decode(blob.output_ids),
+            finish_reason=wire.finish_reason(blob.finish),
+            prompt_tokens=len(blob.request.prompt_ids),
+            completion_tokens=len(blob.output_ids),
+            answer=answer_file(row, self._model.model_record),
+            statement=row.statement,
+            receipt_pending=row.receipt is None,
+            timings=timings,
+            replayed=outcome is None,
+        )

@@ -1,0 +1,59 @@
+"""Settings of the inference service: one frozen dataclass, unknown keys refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from otr_server.process import Listen
+from otr_server.tls import ServerTls
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request and the queue may take."""
+
+    max_running: int = 4
+    """Answers generated at once; each holds one slot of the key/value cache."""
+    max_waiting: int = 64
+    """Requests queued before RESOURCE_EXHAUSTED."""
+    max_prompt_tokens: int = 4096
+    max_output_tokens: int = 2048
+    max_request_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything `otr-inference` reads from its configuration file."""
+
+    listen: Listen
+    data_dir: Path
+    """Signed answers, the outbox to the log and sequence numbers."""
+    model_dir: Path
+    model_name: str
+    attestation_target: str
+    commitment_target: str
+    log_origin: str
+    operator_public_key_file: Path
+    """32 raw bytes, hex: whom this machine serves for."""
+    model_record_file: Path | None = None
+    """The publisher's signed registry record, if there is one; logged at start."""
+    operator_key_file: Path | None = None
+    """Development only: the operator's key on the serving machine signs delegations at once."""
+    delegation_dir: Path | None = None
+    """Otherwise: requests for delegations are written here and answers awaited."""
+    attester: str = "development"
+    devtee_dir: Path | None = None
+    """The development TEE's key material (attester = "development")."""
+    tls: ServerTls | None = None
+    """This service's certificate, also for calling peers; without it, loopback in plaintext."""
+    expected_model_id: str | None = None
+    """Hex; a model directory with another id is refused at start."""
+    engine_threads: int = 1
+    max_positions: int = 2048
+    renew_before_seconds: int = 300
+    """How long before a token expires the next session is prepared."""
+    drain_seconds: int = 30
+    log_level: str = "info"
+    reflection: bool = False
+    limits: Limits = field(default_factory=Limits)
