@@ -73,9 +73,15 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         raise jinja2.exceptions.SecurityError(f"operator {operator} is not allowed")
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        # str.format and padding methods take a width, which is an unbounded allocation.
-        allocating = {"format", "format_map", "center", "ljust", "rjust", "zfill", "expandtabs"}
+        # Padding methods take a width, which is an unbounded allocation.
+        allocating = {"center", "ljust", "rjust", "zfill", "expandtabs"}
         return attr not in allocating and super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> Any:
+        # So does str.format, which the sandbox would otherwise allow in a guarded form.
+        if super().wrap_str_format(value) is not None:
+            raise jinja2.exceptions.SecurityError("str.format is not allowed")
+        return None
 
 
 def _raise_exception(message: str) -> NoReturn:

