@@ -1,11 +1,11 @@
 """The SDK's client: stream an answer, check it against pinned roots before calling it an answer.
 
-    async with Client("127.0.0.1:50051", tls, roots) as client:
-        async for event in client.generate(Ask("What is the capital of France?")):
-            if isinstance(event, Chunk):
-                print(event.text, end="")
-            else:
-                Path("answer.otr").write_bytes(event.answer)
+async with Client("127.0.0.1:50051", tls, roots) as client:
+    async for event in client.generate(Ask("What is the capital of France?")):
+        if isinstance(event, Chunk):
+            print(event.text, end="")
+        else:
+            Path("answer.otr").write_bytes(event.answer)
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from types import TracebackType
 from typing import Self
 
 import grpc
+
 from otr.inference.v1 import inference_pb2 as pb
 from otr.inference.v1 import inference_pb2_grpc as rpc
+from otr_client.request import Ask
 from otr_protocol.errors import RejectedError
 from otr_protocol.trust import TrustRoots
 from otr_protocol.verify_answer import VerifiedAnswer, verify_answer
 from otr_server.channel import open_channel
 from otr_server.tls import ClientTls
-
-from otr_client.request import Ask
 
 MAX_WAIT_MS = 60_000
 
@@ -54,8 +54,9 @@ class Chunk:
 class Completed:
     """A signed answer, verified here.
 
-    `answer` is the `.otr` file. `ttft_ms` is from the call to the first chunk, `provisional_ms` from
-    the last chunk to the verified statement: what verifiability added to the model's own time.
+    `answer` is the `.otr` file. `ttft_ms` is from the call to the first chunk, `provisional_ms`
+    from the last chunk to the verified statement: what verifiability added to the model's own
+    time.
     """
 
     answer: bytes

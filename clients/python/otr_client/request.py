@@ -1,8 +1,8 @@
 """What a caller asks, and the check that the answer is to exactly that.
 
-A genuine answer to somebody else's question, or to an earlier one of ours, verifies too; `Ask` keeps
-the identifiers and parameters of one request, so that `require_answered` can compare them with what
-the signed statement commits to.
+A genuine answer to somebody else's question, or to an earlier one of ours, verifies too; `Ask`
+keeps the identifiers and parameters of one request, so that `require_answered` can compare them
+with what the signed statement commits to.
 """
 
 from __future__ import annotations

@@ -13,17 +13,16 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from otr_numerics.engine import Engine, Slot
-from otr_numerics.generation import Generation, GenerationResult, StepOutcome
-from otr_protocol.errors import UnavailableError
-from otr_protocol.output import Finish
-from otr_protocol.request import GenerationInput
-
 from otr_inference.engine_worker import Ended, EngineWorker, Job
 from otr_inference.sealing import Sealer
 from otr_inference.session import Session
 from otr_inference.store_sqlite import AnswerRow, AnswerStore
 from otr_inference.wire import Asked
+from otr_numerics.engine import Engine, Slot
+from otr_numerics.generation import Generation, GenerationResult, StepOutcome
+from otr_protocol.errors import UnavailableError
+from otr_protocol.output import Finish
+from otr_protocol.request import GenerationInput
 
 
 class NothingProducedError(UnavailableError):
@@ -80,9 +79,7 @@ class Answering:
                 batch.append(following)
             yield batch
 
-    async def run(
-        self, sealer: Sealer, store: AnswerStore, now_ms: Callable[[], int]
-    ) -> None:
+    async def run(self, sealer: Sealer, store: AnswerStore, now_ms: Callable[[], int]) -> None:
         """Follow the job to its end and seal; every way out resolves `outcome`."""
         try:
             outcome = await self._follow_and_seal(sealer, now_ms)

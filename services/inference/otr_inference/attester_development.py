@@ -6,7 +6,6 @@ from pathlib import Path
 
 from otr_devtee import Attester as SimulatedMachine
 from otr_devtee import DevelopmentPki
-
 from otr_inference.ports import KeyBinding
 
 

@@ -1,8 +1,8 @@
 """Where a session key gets the operator's delegation from.
 
-The operator's key stays outside the serving machine: a request file appears in a directory, somebody
-who holds the key signs it (`otr operator delegate`), and the answer appears beside it. Only in
-development may the key lie on the serving machine.
+The operator's key stays outside the serving machine: a request file appears in a directory,
+somebody who holds the key signs it (`otr operator delegate`), and the answer appears beside it.
+Only in development may the key lie on the serving machine.
 """
 
 from __future__ import annotations
@@ -57,16 +57,14 @@ class DelegationDirectory:
 
     async def delegate(self, session_key: bytes, not_after_ms: int) -> bytes:
         """Write `<session>.request` and poll for `<session>.delegation`, verified before use."""
-        wanted = Delegation(
-            self._operator_public_key, session_key, self._log_origin, not_after_ms
-        )
+        wanted = Delegation(self._operator_public_key, session_key, self._log_origin, not_after_ms)
         self._directory.mkdir(parents=True, exist_ok=True)
         request = self._directory / f"{session_key.hex()}.request"
         answer = request.with_suffix(".delegation")
         pending = request.with_suffix(".request.tmp")
         pending.write_bytes(wanted.payload())
         pending.replace(request)
-        while not answer.exists():
+        while not answer.exists():  # noqa: ASYNC110 - a file has no event to wait for
             await asyncio.sleep(POLL_SECONDS)
         signed = answer.read_bytes()
         _require_granted(signed, wanted)

@@ -1,10 +1,10 @@
 """The engine's thread: a fair queue in front of continuous batching.
 
-One thread owns the engine. Every round it admits waiting jobs while slots are free, asks each running
-generation what to feed, runs one forward pass over all of them, and hands the outcomes to the event
-loop in one call. The kernels release the GIL, so gRPC keeps streaming while the model computes.
-Cancellation takes effect before the next pass. Jobs wait in one queue per client, served in turn, so
-that one client's burst cannot starve another.
+One thread owns the engine. Every round it admits waiting jobs while slots are free, asks each
+running generation what to feed, runs one forward pass over all of them, and hands the outcomes to
+the event loop in one call. The kernels release the GIL, so gRPC keeps streaming while the model
+computes. Cancellation takes effect before the next pass. Jobs wait in one queue per client,
+served in turn, so that one client's burst cannot starve another.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
+
 from otr_numerics.engine import Engine, Slot
 from otr_numerics.generation import Generation, GenerationResult, StepOutcome
 from otr_protocol.errors import ExhaustedError

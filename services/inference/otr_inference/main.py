@@ -11,7 +11,20 @@ from collections.abc import Sequence
 import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from otr.inference.v1 import inference_pb2_grpc as rpc
+from otr_inference.delegations import DelegationDirectory, Delegations, OperatorKeyFile
+from otr_inference.engine_worker import EngineWorker
+from otr_inference.measurements import Measurements
+from otr_inference.outbox import Outbox
+from otr_inference.peer_attestation import GrpcVerifier
+from otr_inference.ports import Attester
+from otr_inference.sealing import Sealer
+from otr_inference.served_model import ServedModel
+from otr_inference.servicer import InferenceServicer
+from otr_inference.session import Session, Sessions
+from otr_inference.settings import Settings
+from otr_inference.store_sqlite import AnswerStore
 from otr_log.peer import LogPeer
 from otr_numerics.engine import Engine
 from otr_numerics.model_file import load_model
@@ -25,19 +38,6 @@ from otr_server.identity import ANY_ROLE
 from otr_server.metrics import new_registry
 from otr_server.process import Process, Servicer
 from otr_server.tls import ServerTls, read_certificates
-
-from otr_inference.delegations import DelegationDirectory, Delegations, OperatorKeyFile
-from otr_inference.engine_worker import EngineWorker
-from otr_inference.measurements import Measurements
-from otr_inference.outbox import Outbox
-from otr_inference.peer_attestation import GrpcVerifier
-from otr_inference.ports import Attester
-from otr_inference.sealing import Sealer
-from otr_inference.served_model import ServedModel
-from otr_inference.servicer import InferenceServicer
-from otr_inference.session import Session, Sessions
-from otr_inference.settings import Settings
-from otr_inference.store_sqlite import AnswerStore
 
 NAME = "otr-inference"
 SERVICE = "otr.inference.v1.InferenceService"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from otr_server.metrics import InferenceMetrics
 from prometheus_client import CollectorRegistry, Histogram
 
 from otr_inference.answering import Outcome
 from otr_inference.engine_worker import EngineWorker
+from otr_server.metrics import InferenceMetrics
 
 SEAL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 

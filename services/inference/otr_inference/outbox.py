@@ -1,8 +1,9 @@
 """From the operator's disk to the log: in order, at least once, doubled never.
 
-Records wait in the store's outbox until the log has acknowledged them durably; the log is idempotent
-on the record, so sending again after a crash changes nothing. While the log is down, answers go on
-and the outbox grows; a statement's blobs go first, since the log refuses a statement without them.
+Records wait in the store's outbox until the log has acknowledged them durably; the log is
+idempotent on the record, so sending again after a crash changes nothing. While the log is down,
+answers go on and the outbox grows; a statement's blobs go first, since the log refuses a
+statement without them.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from __future__ import annotations
 import asyncio
 
 import structlog
-from otr_log.peer import LogPeer
-from otr_protocol.errors import Refusal
-from otr_server.backoff import Backoff
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from otr_inference.store_sqlite import AnswerStore, OutboxRow
+from otr_log.peer import LogPeer
+from otr_protocol.errors import Refusal
+from otr_server.backoff import Backoff
 
 log = structlog.get_logger(__name__)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import grpc
+
 from otr.attestation.v1 import attestation_pb2 as pb
 from otr.attestation.v1 import attestation_pb2_grpc as rpc
-from otr_protocol.errors import RejectedError, UnavailableError
-
 from otr_inference.ports import KeyBinding
+from otr_protocol.errors import RejectedError, UnavailableError
 
 CALL_SECONDS = 20.0
 

@@ -11,6 +11,9 @@ import asyncio
 import secrets
 from dataclasses import dataclass
 
+from otr_inference.session import Session, SessionExpiredError
+from otr_inference.store_sqlite import AnswerRow, AnswerStore, Sealed
+from otr_inference.wire import Asked
 from otr_numerics.generation import GenerationResult
 from otr_protocol.answer import Answer
 from otr_protocol.digest import H
@@ -19,10 +22,6 @@ from otr_protocol.request_blob import RequestBlob, open_blob
 from otr_protocol.sealed_blob import open_sealed, seal
 from otr_protocol.statement import Profile, Statement, payload_hash, sign_statement
 from otr_protocol.tlog.entry import EntryKind
-
-from otr_inference.session import Session, SessionExpiredError
-from otr_inference.store_sqlite import AnswerRow, AnswerStore, Sealed
-from otr_inference.wire import Asked
 
 CONTENT_KEY_BYTES = 32
 

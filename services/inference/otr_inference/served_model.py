@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from otr_inference import wire
+from otr_inference.settings import Limits
+from otr_inference.wire import Asked, ModelUnknownError, RequestInvalidError
 from otr_numerics.chat import Message
 from otr_numerics.engine import Engine, Slot
 from otr_numerics.generation import Generation
 from otr_numerics.model_file import LoadedModel
 from otr_protocol.request import GenerationInput, generation_input
 
-from otr_inference import wire
-from otr_inference.settings import Limits
-from otr_inference.wire import Asked, ModelUnknownError, RequestInvalidError
-
 
 class ServedModel:
     """A loaded model under its served name."""
 
     def __init__(
-        self, loaded: LoadedModel, name: str, model_record: bytes, max_positions: int, limits: Limits
+        self,
+        loaded: LoadedModel,
+        name: str,
+        model_record: bytes,
+        max_positions: int,
+        limits: Limits,
     ) -> None:
         self.loaded = loaded
         self.name = name
@@ -45,7 +49,10 @@ class ServedModel:
             )
 
     def request(self, asked: Asked) -> GenerationInput:
-        """Tokenize and bound a request. Raises RequestInvalidError and what the tokenizer raises."""
+        """Tokenize and bound a request.
+
+        Raises RequestInvalidError and what the tokenizer raises.
+        """
         manifest = self.loaded.manifest
         prompt_ids, field = self._prompt(asked)
         vocab = manifest.shape.vocab

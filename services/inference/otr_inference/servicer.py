@@ -1,4 +1,7 @@
-"""InferenceService: decode, admit, stream, seal, encode. What later releases bring is UNIMPLEMENTED."""
+"""InferenceService: decode, admit, stream, seal, encode.
+
+What later releases bring answers UNIMPLEMENTED, from the generated base class.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,9 @@ from importlib.metadata import version
 from typing import TypeAlias
 
 import grpc
+
 from otr.inference.v1 import inference_pb2 as pb
 from otr.inference.v1 import inference_pb2_grpc as rpc
-from otr_protocol.errors import MalformedError, Refusal, RejectedError
-from otr_protocol.output import Finish
-from otr_server.identity import peer
-
 from otr_inference import wire
 from otr_inference.answering import Answering, Outcome, start_answering
 from otr_inference.engine_worker import EngineWorker
@@ -25,6 +25,9 @@ from otr_inference.served_model import ServedModel
 from otr_inference.session import Sessions
 from otr_inference.store_sqlite import AnswerRow, AnswerStore, RequestIdReusedError
 from otr_inference.wire import Asked
+from otr_protocol.errors import MalformedError, Refusal, RejectedError
+from otr_protocol.output import Finish
+from otr_server.identity import peer
 
 Context: TypeAlias = grpc.aio.ServicerContext  # type: ignore[type-arg]
 
@@ -215,9 +218,7 @@ class InferenceServicer(rpc.InferenceServiceServicer):
                 )
             found = await asyncio.shield(arrival.answer)
             return found if isinstance(found, AnswerRow) else (found, False)
-        answer: asyncio.Future[Answering | AnswerRow] = (
-            asyncio.get_running_loop().create_future()
-        )
+        answer: asyncio.Future[Answering | AnswerRow] = asyncio.get_running_loop().create_future()
         self._arrivals[key] = _Arrival(asked.fingerprint, answer)
         try:
             stored = await self._store.admit(client, asked.request_id, asked.fingerprint)

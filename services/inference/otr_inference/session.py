@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from otr_protocol.attestation.ear import AttestationResult, verify_token
-from otr_protocol.errors import RejectedError, Refusal, UnavailableError
-from otr_server.backoff import Backoff
 
 from otr_inference.delegations import Delegations
 from otr_inference.ports import Attester, KeyBinding, Verifier
 from otr_inference.store_sqlite import AnswerStore, SessionRow
+from otr_protocol.attestation.ear import AttestationResult, verify_token
+from otr_protocol.errors import Refusal, RejectedError, UnavailableError
+from otr_server.backoff import Backoff
 
 log = structlog.get_logger(__name__)
 

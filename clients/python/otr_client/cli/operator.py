@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from otr_client.cli.output import exit_with, fail, out
+from otr_client.stack.private_files import secret, write_public
 from otr_protocol import dcbor, identity
 from otr_protocol.errors import Refusal
 from otr_protocol.fields import as_bytes, as_integer, as_text
 from otr_protocol.identity import DELEGATION_DOMAIN, Delegation, sign_delegation
-
-from otr_client.cli.output import exit_with, fail, out
-from otr_client.stack.private_files import secret, write_public
 
 app = typer.Typer(no_args_is_help=True, help="An operator's key and its delegations.")
 
@@ -27,7 +27,9 @@ def keygen(
         fail("KEY_EXISTS", f"{key_file} exists and is not overwritten")
         raise exit_with(1)
     text = secret(key_file, lambda: Ed25519PrivateKey.generate().private_bytes_raw().hex())
-    public = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(text)).public_key().public_bytes_raw()
+    public = (
+        Ed25519PrivateKey.from_private_bytes(bytes.fromhex(text)).public_key().public_bytes_raw()
+    )
     out.print(f"public key   {public.hex()}")
     out.print(f"operator id  {identity.operator_id(public).hex()}")
 
@@ -39,7 +41,8 @@ def delegate(
 ) -> None:
     """Answer a server's request: delegate to its session key, beside the request.
 
-    The request says which key, for which log, until when; look at it before you sign (it is printed).
+    The request says which key, for which log, until when; look at it before you sign (it is
+    printed).
     """
     key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(key_file.read_text().strip()))
     try:

@@ -25,5 +25,5 @@ def emit(document: object) -> None:
 
 
 def exit_with(code: int) -> typer.Exit:
-    """`raise exit_with(1)`."""
+    """What a command raises to end with `code`."""
     return typer.Exit(code)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from otr_protocol.errors import Refusal
-from otr_protocol.trust import load_roots
-from otr_protocol.verify_answer import CHECKS, AnswerRefusedError, VerifiedAnswer, verify_answer
 
 from otr_client.cli.output import emit, exit_with, fail, out
 from otr_client.cli.up import DEFAULT_DIR
 from otr_client.stack.paths import roots_file
+from otr_protocol.errors import Refusal
+from otr_protocol.trust import load_roots
+from otr_protocol.verify_answer import CHECKS, AnswerRefusedError, VerifiedAnswer, verify_answer
 
 
 def verify(
@@ -30,7 +30,6 @@ def verify(
     """Verify an answer file without any network. Exit code 0: every applicable check held.
 
     Examples:
-
         otr verify answer.otr --roots roots.json
         otr verify answer.otr --require-receipt --json
     """

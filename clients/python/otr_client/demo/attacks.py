@@ -16,8 +16,11 @@ from pathlib import Path
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from otr.attestation.v1 import attestation_pb2 as pb
 from otr.attestation.v1 import attestation_pb2_grpc as rpc
+from otr_client.request import Ask
+from otr_client.stack.directory import StackDirectory
 from otr_devtee import Attester, DevelopmentPki
 from otr_numerics.model_file import load_model
 from otr_protocol.answer import Answer, open_answer
@@ -31,9 +34,6 @@ from otr_protocol.trust import TrustRoots
 from otr_protocol.verify_answer import verify_answer
 from otr_server.channel import open_channel
 from otr_server.status import reason_of
-
-from otr_client.request import Ask
-from otr_client.stack.directory import StackDirectory
 
 WEIGHTS = "int8.safetensors"
 
@@ -74,7 +74,9 @@ async def attempt(name: str, attack: Callable[[Loot], Awaitable[None]], loot: Lo
         return Attempt(name, True, refusal.reason, refusal.message)
     except grpc.aio.AioRpcError as error:
         refused = reason_of(error)
-        return Attempt(name, refused is not None, refused or error.code().name, error.details() or "")
+        return Attempt(
+            name, refused is not None, refused or error.code().name, error.details() or ""
+        )
     return Attempt(name, False, "", "the attack was not refused")
 
 
@@ -154,7 +156,9 @@ async def evidence_of_another_challenge(loot: Loot) -> None:
         )
     if not answer.attestation_token:
         findings = answer.verdict.findings
-        raise EvidenceRefusedError(", ".join(f"{each.component}: {each.reason}" for each in findings))
+        raise EvidenceRefusedError(
+            ", ".join(f"{each.component}: {each.reason}" for each in findings)
+        )
 
 
 async def receipt_of_another_answer(loot: Loot) -> None:

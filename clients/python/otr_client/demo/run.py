@@ -8,13 +8,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from otr_protocol.verify_answer import Check, VerifiedAnswer, verify_answer
-
 from otr_client.client import Chunk, Client, Completed
 from otr_client.demo.attacks import ATTACKS, Attempt, Loot, attempt
 from otr_client.request import Ask
 from otr_client.stack.directory import StackOptions
 from otr_client.stack.local import LocalStack
+from otr_protocol.verify_answer import Check, VerifiedAnswer, verify_answer
 
 PROMPTS = (
     "What is the capital of France?",

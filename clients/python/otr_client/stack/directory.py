@@ -24,6 +24,8 @@ from typing import Final
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from otr_client.stack.private_files import secret, write_public
 from otr_devtee import DevelopmentPki
 from otr_numerics.model_file import inspect_model
 from otr_protocol import identity
@@ -33,8 +35,6 @@ from otr_protocol.tlog.note import SignerKey
 from otr_protocol.trust import TokenIssuer, TrustRoots, dump_roots, load_roots
 from otr_server.dev_pki import DevPki, make_dev_pki
 from otr_server.tls import ClientTls
-
-from otr_client.stack.private_files import secret, write_public
 
 SERVICES: Final = ("inference", "attestation", "commitment", "arbitration", "spotcheck")
 FIRST_DEFAULT_PORT: Final = 50051
@@ -128,7 +128,9 @@ class StackDirectory:
 
     def client_tls(self, role: str = "client", name: str | None = "local") -> ClientTls:
         """TLS material to call services with."""
-        return self._pki().client_tls(role, name if role in ("client", "watcher", "operator") else None)
+        return self._pki().client_tls(
+            role, name if role in ("client", "watcher", "operator") else None
+        )
 
     def roots(self) -> TrustRoots:
         """The trust roots of this stack."""
@@ -290,9 +292,7 @@ def _choose_ports(first: int | None) -> dict[str, Ports]:
     numbers = [each.getsockname()[1] for each in sockets]
     for each in sockets:
         each.close()
-    return {
-        name: Ports(*numbers[3 * index : 3 * index + 3]) for index, name in enumerate(SERVICES)
-    }
+    return {name: Ports(*numbers[3 * index : 3 * index + 3]) for index, name in enumerate(SERVICES)}
 
 
 def _toml(settings: Mapping[str, object]) -> str:

@@ -1,8 +1,8 @@
 """Starting, watching and stopping the services as processes of this machine.
 
-Each service is `python -m otr_<name>.main --config FILE`, logs to a file of its own, and counts as up
-when its health port says SERVING. A process that dies is reported with the end of its log; the
-stack is then stopped, since a development stack that limps hides what broke.
+Each service is `python -m otr_<name>.main --config FILE`, logs to a file of its own, and counts
+as up when its health port says SERVING. A process that dies is reported with the end of its log;
+the stack is then stopped, since a development stack that limps hides what broke.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ class Supervisor:
                 await asyncio.gather(*tasks)
         except TimeoutError:
             waiting = ", ".join(task.get_name() for task in tasks if not task.done())
-            raise ServiceFailedError(
-                f"not ready after {START_SECONDS:.0f} s: {waiting}"
-            ) from None
+            raise ServiceFailedError(f"not ready after {START_SECONDS:.0f} s: {waiting}") from None
         finally:
             for task in tasks:
                 task.cancel()
