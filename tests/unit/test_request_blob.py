@@ -6,6 +6,10 @@ from dataclasses import replace
 
 import cbor2
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import (
+    X25519PrivateKey,
+    X25519PublicKey,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,12 +18,12 @@ from otr_protocol.digest import H
 from otr_protocol.errors import MalformedError, Refusal
 from otr_protocol.fields import FieldError
 from otr_protocol.output import Finish
+from otr_protocol.recipients import FIELD_PRIME, RecipientKeyError
 from otr_protocol.request import seeded
 from otr_protocol.request_blob import FinishContradictionError, RequestBlob, open_blob
 from otr_protocol.sealed_blob import (
     BoxMismatchError,
     NotARecipientError,
-    RecipientKeyError,
     SealBrokenError,
     SealedBlob,
     is_sealed,
@@ -144,20 +148,28 @@ def test_every_changed_byte_of_a_sealed_blob_is_refused() -> None:
             open_sealed(changed).open(CONTENT_KEY)
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        bytes(32),  # order 1
-        b"\x01" + bytes(31),  # order 4
-        (2**255 - 20).to_bytes(32, "little"),  # order 2
-        bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
-        (2**255 - 19).to_bytes(32, "little"),  # not canonical: 0
-        b"\xff" * 32,  # not canonical
-    ],
-)
-def test_a_key_that_would_open_for_everybody_or_twice_is_refused(key: bytes) -> None:
+USELESS = [
+    *(number.to_bytes(32, "little") for number in (0, 1, FIELD_PRIME - 1)),
+    bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+    bytes.fromhex("5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157"),
+]
+
+
+@pytest.mark.parametrize("key", USELESS)
+def test_a_key_of_small_order_is_refused_as_a_recipient(key: bytes) -> None:
+    private = X25519PrivateKey.from_private_bytes(CLIENT_RECIPIENT.private)
+    with pytest.raises(ValueError, match="shared"):
+        private.exchange(X25519PublicKey.from_public_bytes(key))
     with pytest.raises(RecipientKeyError):
         seal(b"blob", CONTENT_KEY, (key,))
+    with pytest.raises(RecipientKeyError):
+        request_of(recipients=[key])
+
+
+@pytest.mark.parametrize("number", [FIELD_PRIME, FIELD_PRIME + 9, 2**255 + 9, 2**256 - 1])
+def test_a_second_spelling_of_a_key_is_refused_as_a_recipient(number: int) -> None:
+    with pytest.raises(RecipientKeyError):
+        request_of(recipients=[number.to_bytes(32, "little")])
 
 
 def test_recipients_stand_once_and_in_order() -> None:
@@ -175,6 +187,6 @@ def test_the_two_forms_are_told_apart_by_their_domain() -> None:
 def test_the_empty_blob_cannot_be_sealed_or_opened() -> None:
     with pytest.raises(FieldError):
         seal(b"", CONTENT_KEY, RECIPIENTS)
-    record = [sealed_blob.SEALED_DOMAIN, [[bytes(32), bytes(32), bytes(48)]], bytes(16)]
+    record = [sealed_blob.SEALED_DOMAIN, [[b"b" * 32, bytes(32), bytes(48)]], bytes(16)]
     with pytest.raises(FieldError):
         open_sealed(cbor2.dumps(record))

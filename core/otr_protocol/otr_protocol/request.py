@@ -27,9 +27,9 @@ from otr_protocol.fields import (
     check_amount,
     check_ascending,
     check_bytes,
-    check_digest,
     check_range,
 )
+from otr_protocol.recipients import check_recipient
 from otr_protocol.trace.ids import MAX_ID, id_root
 from otr_protocol.trace.leaf import PROMPT_TAG
 
@@ -115,8 +115,8 @@ class GenerationInput:
     """One request, fully determined: with the model it decides every output id.
 
     `seed` has 32 bytes and is unused for greedy decoding (`NO_SEED` then, by convention).
-    `declared_value` is in micro-units, `recipients` are X25519 keys; none means a public blob.
-    `generation_input` builds it from sets in any order.
+    `declared_value` is in micro-units. `recipients` are X25519 keys (recipients.py); none means a
+    public blob. `generation_input` builds it from sets in any order.
     """
 
     prompt_ids: tuple[int, ...]
@@ -146,7 +146,7 @@ class GenerationInput:
         check_range(len(self.recipients), 0, MAX_RECIPIENTS, "recipients")
         check_ascending(self.recipients, "recipients")
         for recipient in self.recipients:
-            check_digest(recipient, "recipients")
+            check_recipient(recipient)
 
     @property
     def is_sealed(self) -> bool:

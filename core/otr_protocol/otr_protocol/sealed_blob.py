@@ -46,6 +46,7 @@ from otr_protocol.fields import (
     check_digest,
     check_range,
 )
+from otr_protocol.recipients import check_recipient
 from otr_protocol.request import MAX_RECIPIENTS
 from otr_protocol.request_blob import MAX_BLOB_BYTES
 
@@ -58,13 +59,6 @@ BOX_BYTES: Final = CONTENT_KEY_BYTES + TAG_BYTES
 MAX_SEALED_BYTES: Final = MAX_BLOB_BYTES + 4096
 
 _NONCE: Final = bytes(12)
-_FIELD_PRIME: Final = 2**255 - 19
-
-
-class RecipientKeyError(RejectedError):
-    """A recipient is no usable X25519 key: not canonical, or of small order."""
-
-    reason = "RECIPIENT_KEY"
 
 
 class SealBrokenError(RejectedError):
@@ -94,7 +88,7 @@ class Box:
     sealed_key: bytes
 
     def __post_init__(self) -> None:
-        check_digest(self.recipient, "recipient")
+        check_recipient(self.recipient)
         check_digest(self.ephemeral_key, "ephemeral_key")
         check_bytes(self.sealed_key, BOX_BYTES, "box")
 
@@ -158,19 +152,6 @@ class SealedBlob:
         raise NotARecipientError("no box is addressed to this key")
 
 
-def check_recipient(recipient: bytes) -> None:
-    """Raise RecipientKeyError unless `recipient` is a canonical X25519 key of large order.
-
-    A non-canonical spelling would let one recipient be named twice; with a key of small order
-    the box would open for everybody.
-    """
-    check_digest(recipient, "recipients")
-    if int.from_bytes(recipient, "little") >= _FIELD_PRIME:
-        raise RecipientKeyError("the key is not in canonical form", field="recipients")
-    probe = X25519PrivateKey.from_private_bytes(H(SEAL_PREFIX, recipient))
-    _exchange(probe, recipient)
-
-
 def seal(blob: bytes, content_key: bytes, recipients: Sequence[bytes]) -> bytes:
     """Encrypt `blob` to `recipients` (ascending X25519 keys, 1 to 16).
 
@@ -180,7 +161,7 @@ def seal(blob: bytes, content_key: bytes, recipients: Sequence[bytes]) -> bytes:
     check_bytes(content_key, CONTENT_KEY_BYTES, "content_key")
     check_range(len(blob), 1, MAX_BLOB_BYTES, "blob")
     for recipient in recipients:
-        check_recipient(recipient)
+        check_recipient(recipient)  # before a shared secret is made with it
     boxes = tuple(_box(content_key, recipient) for recipient in recipients)
     aad = _associated_data(tuple(recipients))
     ciphertext = ChaCha20Poly1305(content_key).encrypt(_NONCE, blob, aad)
@@ -221,18 +202,11 @@ def _associated_data(recipients: tuple[bytes, ...]) -> bytes:
 def _box(content_key: bytes, recipient: bytes) -> Box:
     secret = X25519PrivateKey.from_private_bytes(H(SEAL_PREFIX, content_key, recipient))
     ephemeral_key = secret.public_key().public_bytes_raw()
-    box_key = _box_key(_exchange(secret, recipient), ephemeral_key, recipient)
+    shared = secret.exchange(X25519PublicKey.from_public_bytes(recipient))
+    box_key = _box_key(shared, ephemeral_key, recipient)
     sealed_key = ChaCha20Poly1305(box_key).encrypt(_NONCE, content_key, None)
     return Box(recipient, ephemeral_key, sealed_key)
 
 
 def _box_key(shared: bytes, ephemeral_key: bytes, recipient: bytes) -> bytes:
     return hash_record(BOX_DOMAIN, shared, ephemeral_key, recipient)
-
-
-def _exchange(secret: X25519PrivateKey, recipient: bytes) -> bytes:
-    try:
-        return secret.exchange(X25519PublicKey.from_public_bytes(recipient))
-    except ValueError:
-        # The shared secret would be zero: the recipient's key has small order.
-        raise RecipientKeyError("the key has small order", field="recipients") from None
