@@ -10,7 +10,8 @@ import pytest
 import safetensors.numpy
 
 from otr_numerics import model_file
-from otr_numerics.convert import directory
+from otr_numerics.convert import convert_model, directory
+from otr_numerics.convert.any_source import SourceMissingError
 from otr_numerics.convert.gguf import GgufModel
 from otr_numerics.convert.hf import HuggingFaceModel
 from otr_numerics.model_file import (
@@ -18,6 +19,7 @@ from otr_numerics.model_file import (
     ModelIdMismatchError,
     inspect_model,
     load_model,
+    load_tokenizer,
     verify_model,
 )
 from otr_protocol.digest import H
@@ -78,9 +80,7 @@ def test_the_weights_file_is_what_the_safetensors_library_would_write(
     assert written == safetensors.numpy.save(tensors)
 
 
-def test_loaded_weights_are_private_memory(
-    tmp_path: Path, artefact: directory.Artefact
-) -> None:
+def test_loaded_weights_are_private_memory(tmp_path: Path, artefact: directory.Artefact) -> None:
     """Changing the file after it was verified must change nothing."""
     directory.write(artefact, tmp_path / "m")
     loaded = load_model(tmp_path / "m")
@@ -181,3 +181,54 @@ def test_a_missing_file_is_named(tmp_path: Path, artefact: directory.Artefact, n
 def test_no_directory_is_a_missing_manifest(tmp_path: Path) -> None:
     with pytest.raises(ModelFileMissingError):
         load_model(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("form", ["directory", "gguf"])
+def test_a_path_is_converted_whatever_it_holds(tmp_path: Path, form: str) -> None:
+    weights = random_weights(5)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "LICENSE").write_text("terms")
+    if form == "gguf":
+        stored = gguf.GGMLQuantizationType.F16
+        path = write_gguf(source / "m.gguf", weights, stored)
+    else:
+        path = write_hugging_face(source, weights)
+    calls: list[tuple[str, int, int]] = []
+    model_id = convert_model(
+        path,
+        tmp_path / "m",
+        licence="Apache-2.0",
+        progress=lambda stage, done, total: calls.append((stage, done, total)),
+    )
+    assert load_model(tmp_path / "m", model_id).manifest.licence == "Apache-2.0"
+    assert (tmp_path / "m" / "LICENSE").read_text() == "terms"
+    assert calls[-1] == ("convert", 4, 4)
+    with pytest.raises(directory.ModelExistsError):
+        convert_model(path, tmp_path / "m", licence="Apache-2.0")
+
+
+@pytest.mark.parametrize("missing", ["no.gguf", "empty", "calibration"])
+def test_what_is_not_there_is_a_typed_refusal(tmp_path: Path, missing: str) -> None:
+    (tmp_path / "empty").mkdir()
+    source = tmp_path / missing
+    calibration = None
+    if missing == "calibration":
+        source = write_hugging_face(tmp_path / "hf", random_weights(6))
+        calibration = tmp_path / "none.npz"
+    with pytest.raises(SourceMissingError):
+        convert_model(source, tmp_path / "m", licence="Apache-2.0", calibration=calibration)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_tokenizer_is_loaded_without_the_weights(
+    tmp_path: Path, artefact: directory.Artefact
+) -> None:
+    directory.write(artefact, tmp_path / "m")
+    (tmp_path / "m" / model_file.WEIGHTS_FILE).unlink()
+    tokenizer = load_tokenizer(tmp_path / "m", artefact.model_id)
+    assert tokenizer.decode(tokenizer.encode("the text")) == "the text"
+    (tmp_path / "m" / model_file.TOKENIZER_FILE).write_bytes(b"{}")
+    with pytest.raises(model_file.ModelCorruptError) as caught:
+        load_tokenizer(tmp_path / "m")
+    assert caught.value.field == model_file.TOKENIZER_FILE

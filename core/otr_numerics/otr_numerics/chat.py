@@ -18,7 +18,7 @@ import jinja2
 import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from otr_protocol.errors import MalformedError, RejectedError
+from otr_protocol.errors import MalformedError
 
 # What the golden vectors and the demo say to the model; SmolLM2's own template would insert "You
 # are a helpful AI assistant named SmolLM, trained by Hugging Face" when a conversation has no
@@ -43,8 +43,8 @@ class ChatTemplateError(MalformedError):
     reason = "CHAT_TEMPLATE_INVALID"
 
 
-class ChatRefusedError(RejectedError):
-    """The template itself, or a bound, refuses these messages."""
+class ChatRefusedError(MalformedError):
+    """No conversation for this model: its template, or a bound, refuses these messages."""
 
     reason = "CHAT_MESSAGES_REFUSED"
 

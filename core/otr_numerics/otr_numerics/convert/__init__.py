@@ -5,6 +5,11 @@ hashed and what everybody executes. This one is deterministic: IEEE float64 thro
 so that the same source gives the same bytes on another machine, which the pinned digests of the
 bundled and the fetched model check.
 
-`source` says what a float model offers, `hf` and `gguf` open one, `quantise` and `smooth` do the
-arithmetic, `segments` chooses the trace granularity, `directory` writes the model directory.
+`convert_model` does all of it for a path. `source` says what a float model offers, `hf` and `gguf`
+open one, `quantise` and `smooth` do the arithmetic, `segments` chooses the trace granularity,
+`directory` writes the model directory.
 """
+
+from otr_numerics.convert.any_source import convert_model
+
+__all__ = ["convert_model"]
