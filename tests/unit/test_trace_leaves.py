@@ -59,6 +59,15 @@ def test_a_leaf_hash_covers_prefix_and_content() -> None:
         assert prefixes.leaf_hash(7, content) == sha256(b"\x00" + prefixes(7) + bytes(content))
 
 
+@pytest.mark.parametrize("count", [0, 1, 24, 255, 256, 257, 65_535, 65_536, 65_540])
+def test_many_leaf_hashes_at_once_are_the_same_as_one_by_one(count: int) -> None:
+    prefixes, packed = LeafPrefixes(SUB, "out"), pack_ids(range(count))
+    together = prefixes.leaf_hashes(packed, 4)
+    assert len(together) == count
+    for index in {*range(min(count, 300)), *range(max(0, count - 300), count)}:
+        assert together[index] == prefixes.leaf_hash(index, packed[4 * index : 4 * index + 4])
+
+
 def test_tags_hold_decimal_numbers() -> None:
     tags = (res_tag(0), kv_tag(12), op_tag(1, 17), tile_tag(0, 17, 3))
     assert tags == ("res/0", "kv/12", "op/1/17", "tile/0/17/3")

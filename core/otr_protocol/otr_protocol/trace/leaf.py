@@ -74,14 +74,16 @@ class LeafPrefixes:
 
         One tight loop, because a prompt of a long context is thousands of leaves of 4 bytes.
         """
-        head = self._head
+        head, count = self._head, -(-len(packed) // width)
+        encoded = [
+            *_ENCODED[:count],
+            *(b"\x19" + index.to_bytes(2, "big") for index in range(256, min(count, 65536))),
+            *map(dcbor.encode, range(65536, count)),
+        ]
+        contents = (packed[start : start + width] for start in range(0, len(packed), width))
         return [
-            sha256(
-                b"\x00"
-                + sha256(head + _encode_index(index)).digest()
-                + packed[start : start + width]
-            ).digest()
-            for index, start in enumerate(range(0, len(packed), width))
+            sha256(b"\x00" + sha256(head + index).digest() + content).digest()
+            for index, content in zip(encoded, contents, strict=True)
         ]
 
 
