@@ -153,16 +153,8 @@ def _check_roots(root_sets: set[TrustRootSet], policy: Policy, *, simulated: boo
         findings.append(
             _finding("TRUST_ROOTS_MIXED", "CPU and GPUs chain to different sets of roots")
         )
-    if simulated:
-        # Tolerated is not the same as fine: a reader of the status alone must see it too.
-        tolerated = policy.accept_simulated
-        findings.append(
-            _finding(
-                "SIMULATED_EVIDENCE",
-                "the evidence is from a development TEE",
-                Status.WARNING if tolerated else Status.CONTRAINDICATED,
-            )
-        )
+    if simulated and not policy.accept_simulated:
+        findings.append(_finding("SIMULATED_EVIDENCE", "the evidence is from a development TEE"))
     return findings
 
 
@@ -180,5 +172,7 @@ def _check_collateral(collateral: CollateralBundle) -> list[Finding]:
     ]
 
 
-def _finding(reason: str, message: str, status: Status = Status.CONTRAINDICATED) -> Finding:
-    return Finding(reason=reason, component=PLATFORM, status=status, message=message)
+def _finding(reason: str, message: str) -> Finding:
+    return Finding(
+        reason=reason, component=PLATFORM, status=Status.CONTRAINDICATED, message=message
+    )

@@ -5,9 +5,13 @@
 All are P-384, and all of NVIDIA's device certificates say notAfter 9999-12-31: expiry protects
 nothing here, only revocation does (`ocsp`), for the three between leaf and root.
 
-The leaf carries the firmware identity (DICE TCBInfo, 2.23.133.5.4.1) that the boot ROM measured
-when it certified the attestation key. On Hopper it is the last 48 bytes of the extension. A report
-that states another firmware identity comes from firmware that the key was not made for.
+The leaf carries the firmware identity (DICE CompositeDeviceID, 2.23.133.5.4.1) that the boot ROM
+measured when it certified the attestation key:
+
+    SEQUENCE { INTEGER 1, SubjectPublicKeyInfo of the boot ROM's key,
+               SEQUENCE { OID sha384, OCTET STRING firmware identity (48) } }
+
+A report that states another firmware identity comes from firmware that the key was not made for.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from otr_protocol.attestation import certificates
 from otr_protocol.attestation.certificates import (
@@ -28,8 +33,12 @@ from otr_protocol.attestation.opaque import FWID_BYTES
 from otr_protocol.errors import UnknownError
 
 CHAIN_LENGTH: Final = 5
-DICE_TCB_INFO: Final = x509.ObjectIdentifier("2.23.133.5.4.1")
+DICE_COMPOSITE_DEVICE_ID: Final = x509.ObjectIdentifier("2.23.133.5.4.1")
 HOPPER: Final = "GH100"
+
+# SEQUENCE of 186 bytes, INTEGER 1; then SEQUENCE of 61 bytes, OID sha384, OCTET STRING of 48.
+_DEVICE_ID_HEAD: Final = bytes.fromhex("3081ba020101")
+_FWID_HEAD: Final = bytes.fromhex("303d06096086480165030402020430")
 
 
 class ArchitectureUnsupportedError(UnknownError):
@@ -83,19 +92,28 @@ def verify(chain: Sequence[bytes], pinned_root: bytes) -> DeviceChain:
         validity=validity,
         hwmodel=hwmodel,
         ueid=str(parsed[0].serial),
-        fwid=_fwid(parsed[0]),
+        fwid=_fwid(parsed[0], parsed[1]),
     )
     if verified.product != HOPPER:
         raise ArchitectureUnsupportedError(f"{hwmodel!r} is not a Hopper GPU")
     return verified
 
 
-def _fwid(leaf: Certificate) -> bytes | None:
+def _fwid(leaf: Certificate, issuer: Certificate) -> bytes | None:
+    """The firmware identity of the leaf, if it has one; read as a whole, not from its end."""
     try:
-        extension = leaf.parsed.extensions.get_extension_for_oid(DICE_TCB_INFO)
+        extension = leaf.parsed.extensions.get_extension_for_oid(DICE_COMPOSITE_DEVICE_ID)
     except x509.ExtensionNotFound:
         return None
     value = extension.value
-    if not isinstance(value, x509.UnrecognizedExtension) or len(value.value) < FWID_BYTES:
-        raise ChainRejectedError("the firmware identity of the leaf cannot be read")
-    return value.value[-FWID_BYTES:]
+    device = issuer.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if isinstance(value, x509.UnrecognizedExtension):
+        fwid = value.value[-FWID_BYTES:]
+        if value.value == composite_device_id(device, fwid):
+            return fwid
+    raise ChainRejectedError("the firmware identity of the leaf cannot be read")
+
+
+def composite_device_id(device_spki: bytes, fwid: bytes) -> bytes:
+    """The extension's DER for a P-384 device key (SPKI, 120 bytes) and a firmware identity."""
+    return _DEVICE_ID_HEAD + device_spki + _FWID_HEAD + fwid

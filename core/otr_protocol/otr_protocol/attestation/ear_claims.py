@@ -34,7 +34,6 @@ NVIDIA_CLAIMS_VERSION: Final = "3.0"
 
 # AR4SI section 2.3.4: values of the trustworthiness vector.
 _AFFIRMED: Final = 2
-_UNSAFE_HARDWARE: Final = 32
 _UNRECOGNISED_EXECUTABLE: Final = 33
 _CONFIGURATION_UNKNOWN: Final = 36
 
@@ -60,14 +59,13 @@ def claims(verdict: Verdict, bundle: EvidenceBundle, issuer: str, now_s: int) ->
         raise VerdictNotTrustedError("the issuer has no usable name", field="issuer")
     platform = [finding for finding in verdict.findings if finding.component in _WHOLE]
     policy_ids = [f"urn:otr:policy:{verdict.policy_digest.hex()}"]
-    submods: dict[str, Any] = {
-        "CPU-0": _appraisal([*verdict.cpu.findings, *platform], policy_ids)
-        | _cpu_claims(verdict.cpu)
-    }
+    parts = {"CPU-0": (verdict.cpu.findings, _cpu_claims(verdict.cpu))}
     for number, gpu in enumerate(verdict.gpus):
-        submods[f"GPU-{number}"] = _appraisal([*gpu.findings, *platform], policy_ids) | gpu_claims(
-            gpu
-        )
+        parts[f"GPU-{number}"] = (gpu.findings, gpu_claims(gpu))
+    submods = {
+        name: _appraisal([*findings, *platform], policy_ids, simulated=verdict.simulated) | about
+        for name, (findings, about) in parts.items()
+    }
     return {
         "eat_profile": EAR_PROFILE,
         "iss": issuer,
@@ -99,20 +97,22 @@ def claims(verdict: Verdict, bundle: EvidenceBundle, issuer: str, now_s: int) ->
 _WHOLE: Final = frozenset({"platform", "collateral"})
 
 
-def _appraisal(findings: list[Finding], policy_ids: list[str]) -> dict[str, Any]:
+def _appraisal(
+    findings: list[Finding], policy_ids: list[str], *, simulated: bool
+) -> dict[str, Any]:
     status = worst(*(finding.status for finding in findings))
     vector = {
         "instance-identity": _AFFIRMED,
         "configuration": _AFFIRMED,
         "executables": _AFFIRMED,
-        "hardware": _AFFIRMED,
     }
+    # A development TEE passes every check and is no hardware: of that, no claim is made.
+    if not simulated:
+        vector["hardware"] = _AFFIRMED
     for finding in findings:
         if finding.status is not Status.WARNING:
             continue
-        if finding.reason == "SIMULATED_EVIDENCE":
-            vector["hardware"] = _UNSAFE_HARDWARE
-        elif finding.reason == "MEASUREMENT_UNCOVERED":
+        if finding.reason == "MEASUREMENT_UNCOVERED":
             vector["executables"] = _UNRECOGNISED_EXECUTABLE
         else:
             vector["configuration"] = _CONFIGURATION_UNKNOWN

@@ -39,7 +39,11 @@ TCG: Final = (
 )
 HASH: Final = "{http://www.w3.org/2001/04/xmlenc#sha384}"
 
-_DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,2}")
+# The one spelling of each number and truth value; looked up, because a manifest has hundreds.
+_NUMBERS: Final = {str(number): number for number in range(MAX_INDEX + 1)}
+_TRUTH: Final = {"True": True, "False": False}
+_SIZE: Final = str(MEASUREMENT_BYTES)
+_HASH_NAMES: Final = tuple(f"{HASH}Hash{number}" for number in range(MAX_ALTERNATIVES))
 _HEX: Final = re.compile(r"[0-9a-f]{96}")
 
 
@@ -159,27 +163,26 @@ def _measurements(payload: Element) -> tuple[GoldenMeasurement, ...]:
 
 
 def _measurement(resource: Element) -> GoldenMeasurement:
-    index = _decimal(resource, "index", MAX_INDEX)
-    count = _decimal(resource, "alternatives", MAX_ALTERNATIVES)
-    active = {"True": True, "False": False}.get(resource.get("active"))
-    if active is None or count == 0 or resource.get("size") != str(MEASUREMENT_BYTES):
+    index = _number(resource, "index", MAX_INDEX)
+    count = _number(resource, "alternatives", MAX_ALTERNATIVES)
+    active = _TRUTH.get(resource.get("active"))
+    if active is None or count == 0 or resource.get("size") != _SIZE:
         raise RimMalformedError(f"measurement {index} has no usable active, count or size")
-    names = {HASH + f"Hash{number}" for number in range(count)}
-    if {name for name in resource.attrib if "Hash" in name} != names:
+    if sum(1 for name in resource.attrib if "Hash" in name) != count:
         raise RimMalformedError(f"measurement {index} does not have {count} alternatives")
     alternatives: list[bytes] = []
-    for number in range(count):
-        value = resource.get(HASH + f"Hash{number}")
+    for name in _HASH_NAMES[:count]:
+        value = resource.get(name)
         if not isinstance(value, str) or not _HEX.fullmatch(value):
-            raise RimMalformedError(f"alternative {number} of measurement {index} is not SHA-384")
+            raise RimMalformedError(f"an alternative of measurement {index} is not SHA-384")
         alternatives.append(bytes.fromhex(value))
     return GoldenMeasurement(
         index=index, active=active, name=_text(resource, "name"), alternatives=tuple(alternatives)
     )
 
 
-def _decimal(element: Element, name: str, maximum: int) -> int:
-    value = element.get(name)
-    if not isinstance(value, str) or not _DECIMAL.fullmatch(value) or int(value) > maximum:
+def _number(element: Element, name: str, maximum: int) -> int:
+    value = _NUMBERS.get(element.get(name))
+    if value is None or value > maximum:
         raise RimMalformedError(f"{name} is not a number up to {maximum}")
-    return int(value)
+    return value

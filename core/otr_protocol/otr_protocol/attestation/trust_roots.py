@@ -16,8 +16,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from otr_protocol import dcbor
+from otr_protocol.attestation import certificates
 from otr_protocol.attestation.certificates import RootUntrustedError
-from otr_protocol.digest import hash_record
+from otr_protocol.fields import (
+    as_byte_strings,
+    as_bytes,
+    as_text,
+    check_ascending,
+    check_digest,
+    check_name,
+)
+
+DOMAIN: Final = "otr-trust-roots-v1"
+MAX_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +47,39 @@ class TrustRootSet:
 
     @property
     def simulated(self) -> bool:
-        """True of every set but the vendors'."""
-        return self != VENDOR
-
-    @property
-    def digest(self) -> bytes:
-        """Identifies the roots, whatever they are called: 32 bytes."""
-        return hash_record(
-            "otr-trust-roots-v1", self.device_root, self.rim_root, sorted(self.snp_arks)
+        """True of every set but the vendors', whatever it is called."""
+        return (self.device_root, self.rim_root, self.snp_arks) != (
+            VENDOR.device_root,
+            VENDOR.rim_root,
+            VENDOR.snp_arks,
         )
+
+    def encode(self) -> bytes:
+        """The set's one encoding, for a file: `decode` reads it back."""
+        return dcbor.encode(
+            (DOMAIN, self.name, self.device_root, self.rim_root, sorted(self.snp_arks))
+        )
+
+
+def decode(data: bytes) -> TrustRootSet:
+    """Read a set of roots of at most 64 KiB.
+
+    Raises one of the refusals of `dcbor` and `fields`, or CertificateMalformedError.
+    """
+    name, device_root, rim_root, arks = dcbor.open_record(
+        data, DOMAIN, *(str, bytes, bytes, tuple), max_bytes=MAX_BYTES, max_depth=2, max_items=64
+    )
+    digests = as_byte_strings(arks, "snp_arks")
+    for digest in digests:
+        check_digest(digest, "snp_arks")
+    check_ascending(digests, "snp_arks")
+    check_name(as_text(name, "name"), "name")
+    return TrustRootSet(
+        name=as_text(name, "name"),
+        device_root=certificates.parse(as_bytes(device_root, "device_root")).der,
+        rim_root=certificates.parse(as_bytes(rim_root, "rim_root")).der,
+        snp_arks=frozenset(digests),
+    )
 
 
 def set_of_device(roots: Iterable[TrustRootSet], root: bytes) -> TrustRootSet:
