@@ -18,6 +18,8 @@ from otr_protocol.request import GREEDY, P16_ONE, SEED_BYTES, Sampling, seeded
 from otr_protocol.verify_answer import VerifiedAnswer
 
 ID_BYTES = 32
+# Said explicitly, because a chat template may otherwise put in a text of its own.
+DEFAULT_SYSTEM = "You are a helpful AI assistant."
 
 
 class AnotherQuestionError(RejectedError):
@@ -43,7 +45,7 @@ class Ask:
     prompt: str = ""
     prompt_ids: Sequence[int] = ()
     raw: bool = False
-    system: str | None = None
+    system: str | None = DEFAULT_SYSTEM
     model: str = ""
     max_tokens: int = 128
     temperature: float = 0.0

@@ -10,11 +10,11 @@ from typing import Annotated
 import grpc
 import typer
 
-from otr_client.cli.models_at_hand import model_directory
 from otr_client.cli.output import emit, err, exit_with, fail, out
 from otr_client.client import reason
 from otr_client.demo.attacks import Attempt
 from otr_client.demo.run import AnswerReport, Listener, Report, run_demo
+from otr_client.models_at_hand import find_model
 from otr_client.stack.directory import StackDirectory, StackOptions
 from otr_client.stack.local import LocalStack
 from otr_client.stack.supervisor import ServiceFailedError
@@ -38,12 +38,11 @@ def demo(
 
     The TEE is simulated: formats and checks are the real ones, hardware is not involved.
     """
-    model_dir, name = model_directory(model)
-    options = StackOptions(model_dir, name)
-    chat = bool(inspect_model(model_dir).manifest.chat_template_digest)
+    options = StackOptions(found := find_model(model))
+    chat = bool(inspect_model(found.directory).manifest.chat_template_digest)
     with tempfile.TemporaryDirectory(prefix="otr-demo-") as temporary:
         stack = LocalStack(StackDirectory(directory or Path(temporary)), options)
-        tell = Listener() if as_json else _narrator(name)
+        tell = Listener() if as_json else _narrator(found.served_name)
         try:
             report = asyncio.run(
                 run_demo(stack, options, chat=chat, max_tokens=max_tokens, tell=tell)

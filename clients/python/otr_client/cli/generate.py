@@ -12,7 +12,7 @@ import typer
 from otr_client.cli.output import emit, err, exit_with, fail, out
 from otr_client.cli.up import DEFAULT_DIR
 from otr_client.client import Chunk, Client, Completed, reason
-from otr_client.request import Ask
+from otr_client.request import DEFAULT_SYSTEM, Ask
 from otr_client.stack.directory import StackDirectory
 from otr_protocol.errors import Refusal
 from otr_protocol.trust import load_roots
@@ -33,7 +33,7 @@ def generate(
     model: Annotated[
         str, typer.Option(help="Served name or model id; default: the server's.")
     ] = "",
-    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    system: Annotated[str, typer.Option(help="System message.")] = DEFAULT_SYSTEM,
     raw: Annotated[bool, typer.Option(help="No chat template: continue the text.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1)] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from otr_client.cli.models_at_hand import model_directory
 from otr_client.cli.output import emit, exit_with, fail, out
+from otr_client.models_at_hand import find_model
 from otr_protocol.answer import Answer, open_answer
 from otr_protocol.digest import H
 from otr_protocol.errors import Refusal
@@ -130,7 +130,8 @@ def _open(answer: Answer) -> RequestBlob:
 def _text(answer: Answer, model: str) -> dict[str, str]:
     from otr_numerics.model_file import load_tokenizer
 
-    tokenizer = load_tokenizer(model_directory(model)[0])
+    found = find_model(model)
+    tokenizer = load_tokenizer(found.directory, found.expected_model_id)
     blob = _open(answer)
     return {
         "prompt": tokenizer.decode(blob.request.prompt_ids),

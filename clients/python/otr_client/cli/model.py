@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from otr_client.cli.models_at_hand import SMOLLM2, model_directory, models_home
 from otr_client.cli.output import emit, err, exit_with, fail, out
 from otr_client.cli.progress import progress_callback
+from otr_client.models_at_hand import find_model, models_home
+from otr_numerics.known_models import SMOLLM2
 from otr_protocol.errors import Refusal
 
 app = typer.Typer(no_args_is_help=True, help="Fetch, convert, inspect and verify models.")
@@ -77,7 +78,7 @@ def inspect_(
     from otr_numerics.model_file import inspect_model
 
     try:
-        summary = inspect_model(model_directory(model)[0])
+        summary = inspect_model(find_model(model).directory)
     except Refusal as refusal:
         fail(refusal.reason, refusal.message)
         raise exit_with(1) from None
@@ -111,7 +112,8 @@ def verify_(
     from otr_numerics.model_file import verify_model
 
     try:
-        found = verify_model(model_directory(model)[0])
+        at_hand = find_model(model)
+        found = verify_model(at_hand.directory, at_hand.expected_model_id)
     except Refusal as refusal:
         fail(refusal.reason, refusal.message)
         raise exit_with(1) from None

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from otr_client.cli.models_at_hand import model_directory
 from otr_client.cli.output import err, exit_with, fail, out
+from otr_client.models_at_hand import find_model
 from otr_client.stack.directory import SERVICES, StackDirectory, StackOptions
 from otr_client.stack.local import LocalStack
 from otr_client.stack.supervisor import ServiceFailedError
@@ -43,8 +43,12 @@ def up(
         otr up
         otr up --dir /tmp/otr --port 50051 --model otr-tiny
     """
-    model_dir, name = model_directory(model)
-    options = StackOptions(model_dir, name, first_port, window_seconds, threads)
+    options = StackOptions(
+        find_model(model),
+        first_port=first_port,
+        window_seconds=window_seconds,
+        engine_threads=threads,
+    )
     raise exit_with(asyncio.run(_run(LocalStack(StackDirectory(directory), options))))
 
 

@@ -86,11 +86,11 @@ async def run_demo(
         await stack.start(tell.ready)
         kept = await _ask_all(stack, chat=chat, max_tokens=max_tokens, tell=tell)
         tell.attacking()
-        attacks = await _attack_all(stack, options.model_dir, kept, tell)
+        attacks = await _attack_all(stack, options.model.directory, kept, tell)
     finally:
         await stack.stop()
     ok = all(answer.verified for answer in kept.reports) and all(each.refused for each in attacks)
-    return Report(ok, options.model_name, kept.reports, attacks)
+    return Report(ok, options.model.served_name, kept.reports, attacks)
 
 
 async def _ask_all(stack: LocalStack, *, chat: bool, max_tokens: int, tell: Listener) -> _Kept:

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from otr_client.models_at_hand import ModelAtHand
 from otr_client.stack.private_files import secret, write_public
 from otr_devtee import DevelopmentPki
 from otr_numerics.model_file import inspect_model
@@ -56,8 +57,7 @@ class Ports:
 class StackOptions:
     """What `otr up` lets one choose."""
 
-    model_dir: Path
-    model_name: str
+    model: ModelAtHand
     first_port: int | None = None
     window_seconds: float = 5.0
     engine_threads: int = 1
@@ -190,8 +190,8 @@ class StackDirectory:
         operator = self.operator_key().public_key().public_bytes_raw()
         publisher = self._ed25519("publisher")
         publisher_key = publisher.public_key().public_bytes_raw()
-        model_id = inspect_model(options.model_dir).model_id
-        record = ModelRecord(options.model_name, model_id, publisher_key)
+        model_id = _model_id(options.model)
+        record = ModelRecord(options.model.served_name, model_id, publisher_key)
         jwks = jwks_document([self._token_key()])
         vkey = self._log_key().verifier
         roots = TrustRoots(
@@ -223,9 +223,9 @@ class StackDirectory:
         own: dict[str, dict[str, object]] = {
             "commitment": {
                 "origin": LOG_ORIGIN,
-                "signing_key_file": keys / "log.skey",
+                "log_key_file": keys / "log.skey",
                 "data_dir": data / "commitment",
-                "guard_dir": data / "commitment-guard",
+                "guard_file": data / "commitment.guard",
             },
             "attestation": {
                 "issuer": ISSUER,
@@ -250,8 +250,8 @@ class StackDirectory:
             },
             "inference": {
                 "data_dir": data / "inference",
-                "model_dir": options.model_dir.absolute(),
-                "model_name": options.model_name,
+                "model_dir": options.model.directory.absolute(),
+                "model_name": options.model.served_name,
                 "attestation_target": self.target("attestation"),
                 "commitment_target": log,
                 "log_origin": LOG_ORIGIN,
@@ -260,6 +260,7 @@ class StackDirectory:
                 "model_record_file": public / "model.record",
                 "devtee_dir": self.devtee_dir,
                 "engine_threads": options.engine_threads,
+                "expected_model_id": _model_id(options.model).hex(),
             },
         }
         pki = self._pki()
@@ -279,6 +280,11 @@ class StackDirectory:
                 "trust_domain": tls.trust_domain,
             }
         return own
+
+
+def _model_id(model: ModelAtHand) -> bytes:
+    """The id that the model must have: the pinned one, or what its manifest says."""
+    return model.expected_model_id or inspect_model(model.directory).model_id
 
 
 def _choose_ports(first: int | None) -> dict[str, Ports]:
