@@ -22,7 +22,8 @@ from otr_protocol.attestation import (
 from otr_protocol.attestation.certificates import ChainRejectedError, Validity
 from otr_protocol.attestation.collateral import CollateralBundle
 from otr_protocol.attestation.device_chain import DeviceChain
-from otr_protocol.attestation.policy import Policy, driver_order
+from otr_protocol.attestation.opaque import driver_order
+from otr_protocol.attestation.policy import Policy
 from otr_protocol.attestation.revocation import ChainStanding
 from otr_protocol.attestation.rim import Rim, RimKind
 from otr_protocol.attestation.spdm_report import SpdmReport

@@ -14,6 +14,7 @@ dropped: a field that changes the meaning of a report must not pass because nobo
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +26,7 @@ MAX_FIELDS: Final = 64
 MAX_DATA_VERSION: Final = 1
 FWID_BYTES: Final = 48
 VBIOS_BYTES: Final = 8
+DRIVER_VERSION: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}")
 
 
 class OpaqueMalformedError(MalformedError):
@@ -180,6 +182,16 @@ class OpaqueData:
 
 
 _NAME_BYTES: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-")
+
+
+def driver_order(version: str) -> tuple[int, ...]:
+    """A driver version as numbers that compare, such as (550, 90, 7).
+
+    Raises OpaqueMalformedError for anything that is not dotted decimal.
+    """
+    if not DRIVER_VERSION.fullmatch(version):
+        raise OpaqueMalformedError(f"{version!r} is not a driver version")
+    return tuple(int(part) for part in version.split("."))
 
 
 def parse(data: bytes) -> OpaqueData:

@@ -22,6 +22,7 @@ from typing import Any, Final
 from otr_protocol import dcbor
 from otr_protocol.attestation.ear_claims import MAX_LIFETIME_SECONDS
 from otr_protocol.attestation.evidence import MAX_GPUS
+from otr_protocol.attestation.opaque import DRIVER_VERSION
 from otr_protocol.attestation.snp_report import MEASUREMENT_BYTES, TcbVersion
 from otr_protocol.digest import H
 from otr_protocol.errors import MalformedError
@@ -46,7 +47,6 @@ DAY_SECONDS: Final = 24 * 3600
 MAX_COLLATERAL_AGE_SECONDS: Final = 366 * DAY_SECONDS
 NO_MINIMUM_TCB: Final = TcbVersion(0, 0, 0, 0)
 
-_DRIVER_VERSION: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}")
 _VBIOS_VERSION: Final = re.compile(r"[0-9A-F]{2}(\.[0-9A-F]{2}){4}")
 
 
@@ -96,7 +96,7 @@ class Policy:
         check_ascending(
             tuple(model.encode() for model in self.allowed_hwmodels), "allowed_hwmodels"
         )
-        if self.min_driver_version and not _DRIVER_VERSION.fullmatch(self.min_driver_version):
+        if self.min_driver_version and not DRIVER_VERSION.fullmatch(self.min_driver_version):
             raise PolicyMalformedError("not a driver version", field="min_driver_version")
         if self.min_vbios_version and not _VBIOS_VERSION.fullmatch(self.min_vbios_version):
             raise PolicyMalformedError("not a VBIOS version", field="min_vbios_version")
@@ -211,16 +211,6 @@ def decode(data: bytes) -> Policy:
         max_collateral_age_s=as_integer(record[11], "max_collateral_age_s"),
         max_token_lifetime_s=as_integer(record[12], "max_token_lifetime_s"),
     )
-
-
-def driver_order(version: str) -> tuple[int, ...]:
-    """A driver version as numbers that compare, such as (550, 90, 7).
-
-    Raises PolicyMalformedError for anything that is not dotted decimal.
-    """
-    if not _DRIVER_VERSION.fullmatch(version):
-        raise PolicyMalformedError(f"{version!r} is not a driver version")
-    return tuple(int(part) for part in version.split("."))
 
 
 def _tcb_integers(tcb: TcbVersion) -> tuple[int, int, int, int]:
