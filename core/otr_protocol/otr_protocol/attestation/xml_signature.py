@@ -132,13 +132,19 @@ def _parse(document: bytes) -> Element:
             huge_tree=False,
         )
         root = etree.fromstring(document, parser)
-    except (ValueError, etree.XMLSyntaxError) as error:
+    except (ValueError, etree.LxmlError) as error:
         raise XmlMalformedError("a manifest is not well-formed XML") from error
     return root
 
 
 def _canonical(element: Element) -> bytes:
-    canonical: bytes = etree.tostring(element, method="c14n", exclusive=False, with_comments=False)
+    try:
+        canonical: bytes = etree.tostring(
+            element, method="c14n", exclusive=False, with_comments=False
+        )
+    except etree.LxmlError as error:
+        # Relative namespace names, for example, have no canonical form.
+        raise XmlMalformedError("a manifest has no canonical form") from error
     return canonical
 
 
