@@ -222,7 +222,7 @@ def _make(now: datetime) -> DevelopmentPki:
         device_root=device_root,
         device_identity=device_identity,
         device_ica=device_ica,
-        gpus=tuple(_make_gpu(device_ica, start) for _ in range(MAX_GPUS)),
+        gpus=tuple(make_gpu(device_ica, start) for _ in range(MAX_GPUS)),
         rim_root=rim_root,
         rim_ca=rim_ca,
         rim_l3=rim_l3,
@@ -252,7 +252,8 @@ def _make(now: datetime) -> DevelopmentPki:
     )
 
 
-def _make_gpu(device_ica: Identity, start: datetime) -> Gpu:
+def make_gpu(device_ica: Identity, start: datetime) -> Gpu:
+    """One more simulated GPU, certified by the provisioning authority from `start` on."""
     brom = issue(
         REFERENCE_VALUES.hwmodel, device_ica, not_before=start, not_after=NO_EXPIRY, ca=True
     )

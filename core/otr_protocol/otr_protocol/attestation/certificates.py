@@ -129,13 +129,14 @@ def parse(der: bytes) -> Certificate:
         key = parsed.public_key()
         # Trailing bytes and non-minimal encodings must not give one certificate two digests.
         canonical = parsed.public_bytes(Encoding.DER)
-        subject, issuer = parsed.subject, parsed.issuer
+        # Names are decoded lazily, and a decoding that fails must fail here.
+        _ = parsed.subject, parsed.issuer
         validity = Validity(
             _seconds(parsed.not_valid_before_utc), _seconds(parsed.not_valid_after_utc)
         )
     except PARSE_ERRORS as error:
         raise CertificateMalformedError("not a certificate that can be read") from error
-    if canonical != der or not subject.public_bytes() or not issuer.public_bytes():
+    if canonical != der:
         raise CertificateMalformedError("a certificate has more than one encoding")
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise CertificateMalformedError("a certificate's key is not P-384")

@@ -43,6 +43,7 @@ HASH: Final = "{http://www.w3.org/2001/04/xmlenc#sha384}"
 _NUMBERS: Final = {str(number): number for number in range(MAX_INDEX + 1)}
 _TRUTH: Final = {"True": True, "False": False}
 _SIZE: Final = str(MEASUREMENT_BYTES)
+_RESOURCE_ATTRIBUTES: Final = 6  # type, index, active, alternatives, name, size
 _HASH_NAMES: Final = tuple(f"{HASH}Hash{number}" for number in range(MAX_ALTERNATIVES))
 _HEX: Final = re.compile(r"[0-9a-f]{96}")
 
@@ -168,7 +169,8 @@ def _measurement(resource: Element) -> GoldenMeasurement:
     active = _TRUTH.get(resource.get("active"))
     if active is None or count == 0 or resource.get("size") != _SIZE:
         raise RimMalformedError(f"measurement {index} has no usable active, count or size")
-    if sum(1 for name in resource.attrib if "Hash" in name) != count:
+    # Exactly the attributes read below: a hash that is not counted would be one nobody compares.
+    if len(resource.attrib) != _RESOURCE_ATTRIBUTES + count:
         raise RimMalformedError(f"measurement {index} does not have {count} alternatives")
     alternatives: list[bytes] = []
     for name in _HASH_NAMES[:count]:
