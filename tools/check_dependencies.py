@@ -164,9 +164,13 @@ def check_programs(installed: Installed) -> Iterator[str]:
     """Findings about what belongs to no distribution: tests, benchmarks, tools."""
     wanted = requirement_names(REQUIREMENTS / "dev.in")
     wanted |= requirement_names(REQUIREMENTS / "runtime.in")
+    # pytest and mypy find these two on the path (pyproject.toml).
+    shared = {
+        path.stem for folder in ("tests", "tools") for path in (REPOSITORY / folder).iterdir()
+    }
     for folder in ("tests", "bench", "tools"):
         for path in sorted((REPOSITORY / folder).rglob("*.py")):
-            beside = {sibling.stem for sibling in path.parent.iterdir()} | {"support"}
+            beside = {sibling.stem for sibling in path.parent.iterdir()} | shared
             for found in imports_of(path):
                 top = found.module.split(".", 1)[0]
                 if top in sys.stdlib_module_names or top in beside:
