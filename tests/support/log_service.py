@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
+
 from otr.commitment.v1 import commitment_pb2 as pb
 from otr.commitment.v1 import commitment_pb2_grpc as rpc
 from otr_commitment.main import start

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from otr_numerics.packing import MatrixGroup, PackedLayout, PackedMatrices
 from otr_protocol.errors import MalformedError
 from otr_protocol.manifest import Formats, ModelManifest, ModelShape
 
@@ -22,6 +23,7 @@ __all__ = ["Embedding", "Formats", "LayerWeights", "Linear", "ModelShape", "Norm
 SIGMOID_ENTRIES: Final = 8192
 _ROPE_ONE: Final = 1 << 14
 _EXP2_ONE: Final = 1 << 15
+_MAX_WEIGHT: Final = 127  # never -128: every bound of section 6 counts on it
 
 Int8Array = npt.NDArray[np.int8]
 Int16Array = npt.NDArray[np.int16]
@@ -98,7 +100,7 @@ class Weights:
     """A whole model. Build it with `from_tensors`, which checks everything it holds.
 
     `cos`, `sin` int16 [context, head_dim / 2] in Q14; `exp2` int32 [2^F_s] and `sig` int32 [8192]
-    in Q15. Arrays are C-contiguous and are not copied when they already were.
+    in Q15. The matrices of layers and head are views of `packed`, where the engine reads them.
     """
 
     shape: ModelShape
@@ -112,6 +114,7 @@ class Weights:
     sin: Int16Array
     exp2: Int32Array
     sig: Int32Array
+    packed: PackedMatrices
 
     @property
     def hidden(self) -> int:
@@ -166,49 +169,41 @@ class Weights:
     ) -> Weights:
         """As `from_tensors`, of a model that has no manifest yet; scalars by name ("0.q.S")."""
         _check_formats(shape, formats)
-        take = _Taker(tensors, scalars)
-        queries = shape.heads * shape.head_dim
-        keys = shape.kv_heads * shape.head_dim
+        packed = PackedMatrices(PackedLayout.of(shape))
+        take = _Taker(tensors, scalars, packed)
         half = shape.head_dim // 2
-        layers = tuple(
-            LayerWeights(
-                n1=take.norm(f"{i}.n1", shape.hidden),
-                q=take.linear(f"{i}.q", queries, shape.hidden),
-                k=take.linear(f"{i}.k", keys, shape.hidden),
-                v=take.linear(f"{i}.v", keys, shape.hidden),
-                o=take.linear(f"{i}.o", shape.hidden, queries),
-                n2=take.norm(f"{i}.n2", shape.hidden),
-                gate=take.linear(f"{i}.gate", shape.ffn, shape.hidden),
-                up=take.linear(f"{i}.up", shape.ffn, shape.hidden),
-                down=take.linear(f"{i}.down", shape.hidden, shape.ffn),
-            )
-            for i in range(shape.layers)
-        )
+        layers = tuple(take.layer(index, shape) for index in range(shape.layers))
         return cls(
             shape=shape,
             formats=formats,
             eps_q=take.scalar("eps_q", 0, 2**46 - 1),
             embedding=Embedding(
-                take.matrix("emb", shape.vocab, shape.hidden),
+                take.bounded(
+                    "emb", np.int8, (shape.vocab, shape.hidden), -_MAX_WEIGHT, _MAX_WEIGHT
+                ),
                 take.tensor("emb_c", np.uint16, (shape.vocab,)),
                 take.scalar("emb_S", 0, 62),
             ),
             layers=layers,
             final_norm=take.norm("nf", shape.hidden),
-            head=take.linear("head", shape.vocab, shape.hidden),
+            head=take.linear("head", packed.layout.head, 0, shape.vocab),
             cos=take.bounded("cos", np.int16, (shape.context_length, half), -_ROPE_ONE, _ROPE_ONE),
             sin=take.bounded("sin", np.int16, (shape.context_length, half), -_ROPE_ONE, _ROPE_ONE),
             exp2=take.exp2(formats),
             sig=take.bounded("sig", np.int32, (SIGMOID_ENTRIES,), 0, _EXP2_ONE),
+            packed=packed,
         )
 
 
 class _Taker:
     """Takes tensors and scalars out of mappings by name, checking what it takes."""
 
-    def __init__(self, tensors: Tensors, scalars: Mapping[str, int]) -> None:
+    def __init__(
+        self, tensors: Tensors, scalars: Mapping[str, int], packed: PackedMatrices
+    ) -> None:
         self._tensors = tensors
         self._scalars = scalars
+        self._packed = packed
 
     def scalar(self, name: str, low: int, high: int) -> int:
         value = self._scalars.get(name)
@@ -216,33 +211,49 @@ class _Taker:
             raise WeightsInvalidError(f"{name} is {value}, not {low} to {high}", field=name)
         return int(value)
 
-    def tensor(self, name: str, dtype: type[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    def found(self, name: str, dtype: type[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
         value = self._tensors.get(name)
         if value is None or value.dtype != np.dtype(dtype) or value.shape != shape:
-            found = "missing" if value is None else f"{value.dtype} {value.shape}"
+            what = "missing" if value is None else f"{value.dtype} {value.shape}"
             raise WeightsInvalidError(
-                f"{name} is {found}, not {np.dtype(dtype)} {shape}", field=name
+                f"{name} is {what}, not {np.dtype(dtype)} {shape}", field=name
             )
-        return np.ascontiguousarray(value)
+        return value
+
+    def tensor(self, name: str, dtype: type[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        # A copy: loaders may mark what they verified read-only; kernels take plain arrays.
+        return np.array(self.found(name, dtype, shape))
 
     def bounded(
         self, name: str, dtype: type[Any], shape: tuple[int, ...], low: int, high: int
     ) -> npt.NDArray[Any]:
         value = self.tensor(name, dtype, shape)
-        if int(value.min()) < low or int(value.max()) > high:
-            raise WeightsInvalidError(f"{name} leaves {low} to {high}", field=name)
+        _check_bounds(name, value, low, high)
         return value
 
-    def matrix(self, name: str, rows: int, columns: int) -> Int8Array:
-        # -128 would break the kernels that multiply pairs of bytes into int16.
-        return self.bounded(name, np.int8, (rows, columns), -127, 127)
+    def linear(self, name: str, group: MatrixGroup, skip: int, outputs: int) -> Linear:
+        W = self.found(f"{name}.W", np.int8, (outputs, group.inputs))
+        _check_bounds(f"{name}.W", W, -_MAX_WEIGHT, _MAX_WEIGHT)
+        c = self.tensor(f"{name}.c", np.uint16, (outputs,))
+        # QUANT's e is at most 16, so S - e leaves a bit to round; LINEAR stays below 2^63.
+        S = self.scalar(f"{name}.S", 17, 62)
+        return Linear(self._packed.place(group, skip, W, c, S), c, S)
 
-    def linear(self, name: str, outputs: int, inputs: int) -> Linear:
-        return Linear(
-            self.matrix(f"{name}.W", outputs, inputs),
-            self.tensor(f"{name}.c", np.uint16, (outputs,)),
-            # QUANT's e is at most 16, so S - e leaves a bit to round; LINEAR stays below 2^63.
-            self.scalar(f"{name}.S", 17, 62),
+    def layer(self, index: int, shape: ModelShape) -> LayerWeights:
+        queries = shape.heads * shape.head_dim
+        keys = shape.kv_heads * shape.head_dim
+        layout = self._packed.layout
+        qkv, gate_up = layout.group(index, "qkv"), layout.group(index, "gate_up")
+        return LayerWeights(
+            n1=self.norm(f"{index}.n1", shape.hidden),
+            q=self.linear(f"{index}.q", qkv, 0, queries),
+            k=self.linear(f"{index}.k", qkv, queries, keys),
+            v=self.linear(f"{index}.v", qkv, queries + keys, keys),
+            o=self.linear(f"{index}.o", layout.group(index, "o"), 0, shape.hidden),
+            n2=self.norm(f"{index}.n2", shape.hidden),
+            gate=self.linear(f"{index}.gate", gate_up, 0, shape.ffn),
+            up=self.linear(f"{index}.up", gate_up, shape.ffn, shape.ffn),
+            down=self.linear(f"{index}.down", layout.group(index, "down"), 0, shape.hidden),
         )
 
     def norm(self, name: str, width: int) -> Norm:
@@ -254,6 +265,11 @@ class _Taker:
         if int(table[0]) != _EXP2_ONE or bool((table[1:] > table[:-1]).any()):
             raise WeightsInvalidError("exp2 does not fall from 32768", field="exp2")
         return table
+
+
+def _check_bounds(name: str, value: npt.NDArray[Any], low: int, high: int) -> None:
+    if int(value.min()) < low or int(value.max()) > high:
+        raise WeightsInvalidError(f"{name} leaves {low} to {high}", field=name)
 
 
 def _check_formats(shape: ModelShape, formats: Formats) -> None:

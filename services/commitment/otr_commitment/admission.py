@@ -14,7 +14,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from otr_commitment.lookup import By, Key
+from otr_commitment.lookup import By, prefix_of
 from otr_commitment.ports import Blobs
 from otr_commitment.token_evidence import evidence_digest_of
 from otr_protocol import cose
@@ -66,10 +66,13 @@ class Admitted:
 
     def prefixes(self, leaf_hash: bytes) -> tuple[int, ...]:
         """The lookup prefixes of the entry that this record becomes."""
-        keys = [Key(By.IDEMPOTENCY_KEY, self.idempotency_key), Key(By.LEAF_HASH, leaf_hash)]
-        if self.request_id is not None:
-            keys.append(Key(By.REQUEST_ID, self.request_id))
-        return tuple(key.prefix for key in keys)
+        found = (
+            prefix_of(By.IDEMPOTENCY_KEY, self.idempotency_key),
+            prefix_of(By.LEAF_HASH, leaf_hash),
+        )
+        if self.request_id is None:
+            return found
+        return (*found, prefix_of(By.REQUEST_ID, self.request_id))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ make one more candidate and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
+from enum import IntEnum
 from typing import Final
 
-from otr_commitment.ports import Reader
+from otr_commitment.ports import Candidate, Reader
 from otr_protocol import cose
 from otr_protocol.digest import H
 from otr_protocol.statement import statement_from_payload
@@ -23,12 +24,21 @@ PREFIX_BYTES: Final = 8
 _ONE_ENTRY_BYTES: Final = 1 << 16
 
 
-class By(Enum):
-    """What a key is; the value keeps equal bytes of different kinds apart."""
+class By(IntEnum):
+    """What a key is; mixed into the prefix, so that kinds do not find each other's entries."""
 
-    IDEMPOTENCY_KEY = b"k"
-    LEAF_HASH = b"l"
-    REQUEST_ID = b"r"
+    IDEMPOTENCY_KEY = 1
+    LEAF_HASH = 2
+    REQUEST_ID = 3
+
+
+def prefix_of(by: By, value: bytes) -> int:
+    """What the store keeps of a key: a signed 64-bit integer.
+
+    Two of the three are hashes already; request ids are chosen by strangers and become one.
+    """
+    digest = H(value) if by is By.REQUEST_ID else value
+    return int.from_bytes(digest[:PREFIX_BYTES], "big", signed=True) ^ by
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +50,8 @@ class Key:
 
     @property
     def prefix(self) -> int:
-        """What the store keeps: a signed 64-bit integer."""
-        return int.from_bytes(H(self.by.value, self.value)[:PREFIX_BYTES], "big", signed=True)
+        """What the store keeps of it."""
+        return prefix_of(self.by, self.value)
 
     def names(self, data: bytes) -> bool:
         """Whether the entry with these bytes is one that this key finds."""
@@ -66,8 +76,16 @@ class Located:
 
 def find(reader: Reader, key: Key) -> Located | None:
     """The entry with the lowest index that `key` finds, or None."""
-    for leaf_index in reader.candidates(key.prefix):
-        (stored,) = reader.entries(leaf_index, 1, max_bytes=_ONE_ENTRY_BYTES)
+    return first_of(reader, key, reader.candidates([key.prefix]))
+
+
+def first_of(reader: Reader, key: Key, candidates: Iterable[Candidate]) -> Located | None:
+    """The entry with the lowest index that `key` finds among candidates, or None."""
+    prefix = key.prefix
+    for candidate in candidates:
+        if candidate.prefix != prefix:
+            continue
+        (stored,) = reader.entries(candidate.leaf_index, 1, max_bytes=_ONE_ENTRY_BYTES)
         if key.names(stored.data):
-            return Located(leaf_index, stored.data)
+            return Located(candidate.leaf_index, stored.data)
     return None

@@ -7,6 +7,7 @@ has a thread of its own, and readers run on a pool.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -98,6 +99,14 @@ class StoredEntry:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An entry that was written with a prefix, and so may be the one that is looked for."""
+
+    prefix: int
+    leaf_index: int
+
+
 class Reader(Protocol):
     """Reads what is committed. Any thread may call; each call sees one consistent state."""
 
@@ -113,8 +122,8 @@ class Reader(Protocol):
         """
         ...
 
-    def candidates(self, prefix: int) -> list[int]:
-        """Indices of entries that were written with this prefix, lowest first."""
+    def candidates(self, prefixes: Sequence[int]) -> list[Candidate]:
+        """The entries that were written with any of these prefixes, lowest index first."""
         ...
 
 

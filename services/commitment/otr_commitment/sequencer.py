@@ -26,7 +26,7 @@ from typing import Final, TypeAlias
 import structlog
 
 from otr_commitment.admission import Admitted
-from otr_commitment.lookup import By, Key, find
+from otr_commitment.lookup import By, Key, first_of, prefix_of
 from otr_commitment.metrics import LogMetrics
 from otr_commitment.ports import (
     Clock,
@@ -207,7 +207,7 @@ class Sequencer:
         self._standing.require_good()
         # The entries of a pool share one time; it never runs backwards, whatever the clock does.
         now_ms = max(self._clock.now_ms(), self._head.log_time_ms)
-        pool: dict[bytes, Registered] = {}
+        pool = self._known(submissions)
         new: list[NewEntry] = []
         hashes: list[bytes] = []
         outcomes: list[tuple[Submission, Outcome]] = []
@@ -215,7 +215,7 @@ class Sequencer:
             results: list[Registered] = []
             for record in submission.records:
                 key = record.idempotency_key
-                known = pool.get(key) or self._known(key)
+                known = pool.get(key)
                 if known is None:
                     leaf_index = self._edge.tree_size + len(new)
                     entry = Entry(record.kind, record.record, submission.submitter, now_ms)
@@ -225,10 +225,9 @@ class Sequencer:
                     new.append(NewEntry(leaf_index, record.kind, data, prefixes))
                     hashes.append(hashed)
                     results.append(Registered(leaf_index, hashed, now_ms, False, data))
-                    known = Registered(leaf_index, hashed, now_ms, True, data)
+                    pool[key] = Registered(leaf_index, hashed, now_ms, True, data)
                 else:
                     results.append(known)
-                pool[key] = known
             outcomes.append((submission, results))
         if not new:
             return Committed(None, (), outcomes)
@@ -243,14 +242,29 @@ class Sequencer:
         self._edge, self._head = edge, head
         return Committed(head, tuple(p for entry in new for p in entry.prefixes), outcomes)
 
-    def _known(self, idempotency_key: bytes) -> Registered | None:
-        """The entry that already holds this record, as a duplicate."""
-        found = find(self._writer, Key(By.IDEMPOTENCY_KEY, idempotency_key))
-        if found is None:
-            return None
-        entry = Entry.decode(found.data)
-        hashed = leaf_hash(found.data)
-        return Registered(found.leaf_index, hashed, entry.log_time_ms, True, found.data)
+    def _known(self, submissions: Sequence[Submission]) -> dict[bytes, Registered]:
+        """The entries that already hold records of a pool, as duplicates, by idempotency key."""
+        keys = {
+            record.idempotency_key: prefix_of(By.IDEMPOTENCY_KEY, record.idempotency_key)
+            for submission in submissions
+            for record in submission.records
+        }
+        candidates = self._writer.candidates(list(keys.values()))
+        if not candidates:
+            return {}
+        hits = {candidate.prefix for candidate in candidates}
+        known: dict[bytes, Registered] = {}
+        for key, prefix in keys.items():
+            if prefix not in hits:
+                continue
+            found = first_of(self._writer, Key(By.IDEMPOTENCY_KEY, key), candidates)
+            if found is not None:
+                entry = Entry.decode(found.data)
+                hashed = leaf_hash(found.data)
+                known[key] = Registered(
+                    found.leaf_index, hashed, entry.log_time_ms, True, found.data
+                )
+        return known
 
     def _measure(self, committed: Committed) -> None:
         now = time.perf_counter()

@@ -13,14 +13,16 @@ file; they may collide, by accident or by work, so whoever looks something up co
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from otr_commitment.ports import (
     RETRY_FULL_MS,
+    Candidate,
     DamagedError,
     Head,
     Pool,
@@ -74,9 +76,9 @@ class SqliteReader:
         """The `count` entries from `first` on, bounded by `max_bytes` after the first one."""
         return _entries(self._connection(), first, count, max_bytes)
 
-    def candidates(self, prefix: int) -> list[int]:
-        """Indices written with this prefix, lowest first."""
-        return _candidates(self._connection(), prefix)
+    def candidates(self, prefixes: Sequence[int]) -> list[Candidate]:
+        """Entries written with any of these prefixes, lowest index first."""
+        return _candidates(self._connection(), prefixes)
 
     def close(self) -> None:
         """Close every thread's connection; nobody may be reading."""
@@ -135,9 +137,9 @@ class SqliteWriter:
         """The `count` entries from `first` on, bounded by `max_bytes` after the first one."""
         return _entries(self._db, first, count, max_bytes)
 
-    def candidates(self, prefix: int) -> list[int]:
-        """Indices written with this prefix, lowest first."""
-        return _candidates(self._db, prefix)
+    def candidates(self, prefixes: Sequence[int]) -> list[Candidate]:
+        """Entries written with any of these prefixes, lowest index first."""
+        return _candidates(self._db, prefixes)
 
     def commit(self, pool: Pool) -> None:
         """Write a pool in one transaction; StorageFullError if it does not fit."""
@@ -246,9 +248,14 @@ def _entries(db: sqlite3.Connection, first: int, count: int, max_bytes: int) -> 
     return found
 
 
-def _candidates(db: sqlite3.Connection, prefix: int) -> list[int]:
-    rows = db.execute("SELECT leaf_index FROM lookup WHERE prefix=? ORDER BY leaf_index", (prefix,))
-    return [leaf_index for (leaf_index,) in rows]
+def _candidates(db: sqlite3.Connection, prefixes: Sequence[int]) -> list[Candidate]:
+    # One statement for a whole pool: each look-up of its own would take and drop a read lock.
+    rows = db.execute(
+        "SELECT prefix, leaf_index FROM lookup WHERE prefix IN (SELECT value FROM json_each(?))"
+        " ORDER BY leaf_index",
+        (json.dumps(prefixes),),
+    )
+    return [Candidate(prefix, leaf_index) for prefix, leaf_index in rows]
 
 
 def _is_full(error: sqlite3.Error) -> bool:

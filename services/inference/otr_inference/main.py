@@ -7,6 +7,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 from cryptography import x509
@@ -69,8 +70,29 @@ class ModelRecordMismatchError(RejectedError):
     reason = "MODEL_RECORD_MISMATCH"
 
 
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The parts of a process that was built and not started; benchmarks look inside."""
+
+    process: Process
+    worker: EngineWorker
+    engine: Engine
+    model: ServedModel
+
+
 async def start(settings: Settings) -> Process:
     """Load and check the model, start the process; it serves once a session is attested."""
+    built = await build(settings)
+    built.worker.start()
+    await built.process.start()
+    return built.process
+
+
+async def build(settings: Settings) -> Built:
+    """Load and check the model and wire the parts together.
+
+    Raises the refusals of the model, the operator's files and the settings.
+    """
     sys.setswitchinterval(GIL_SWITCH_SECONDS)
     expected = bytes.fromhex(settings.expected_model_id) if settings.expected_model_id else None
     loaded = await asyncio.to_thread(load_model, settings.model_dir, expected)
@@ -157,9 +179,7 @@ async def start(settings: Settings) -> Process:
         closing=[store.close, log_channel.close, verifier_channel.close, stop_worker],
         registry=registry,
     )
-    worker.start()
-    await process.start()
-    return process
+    return Built(process, worker, engine, model)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,111 @@
+"""Appending to the log and moving blobs, over one gRPC channel."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import grpc
+from otr.commitment.v1 import commitment_pb2 as pb
+from otr.commitment.v1 import commitment_pb2_grpc as rpc
+from otr_protocol.errors import RejectedError, UnavailableError
+
+CHUNK_BYTES = 256 * 1024
+CALL_SECONDS = 20.0
+MAX_BLOB_BYTES = 64 * 1024 * 1024
+
+
+class LogUnavailableError(UnavailableError):
+    """The log did not answer, or refused what was sent."""
+
+    reason = "LOG_UNAVAILABLE"
+
+
+class BlobMismatchError(RejectedError):
+    """The log sent bytes that do not have the digest that was asked for."""
+
+    reason = "BLOB_MISMATCH"
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The log's acknowledgement of one record; `receipt` is the native form (spec/log.md)."""
+
+    leaf_index: int
+    log_time_ms: int
+    receipt: bytes
+
+
+class LogPeer:
+    """Calls of a writer or reader of the log. Safe to share between tasks."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.stub = rpc.CommitmentServiceStub(channel)
+
+    async def put_blobs(self, blobs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Store (digest, bytes) pairs the log does not hold yet; durable on return.
+
+        Raises LogUnavailableError.
+        """
+        try:
+            held = await self.stub.HasBlobs(
+                pb.HasBlobsRequest(digests=[digest for digest, _ in blobs]), timeout=CALL_SECONDS
+            )
+            for present, (digest, data) in zip(held.held, blobs, strict=True):
+                if not present:
+                    await self.stub.PutBlob(_parts(digest, data), timeout=CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise unavailable(error) from error
+
+    async def get_blob(self, digest: bytes, *, max_bytes: int = MAX_BLOB_BYTES) -> bytes:
+        """Fetch a blob and check its digest.
+
+        Raises LogUnavailableError, or BlobMismatchError for wrong or too many bytes.
+        """
+        data = bytearray()
+        try:
+            async for part in self.stub.GetBlob(
+                pb.GetBlobRequest(digest=digest), timeout=CALL_SECONDS
+            ):
+                data += part.chunk
+                if len(data) > max_bytes:
+                    raise BlobMismatchError(f"the blob is longer than {max_bytes} bytes")
+        except grpc.aio.AioRpcError as error:
+            raise unavailable(error) from error
+        if hashlib.sha256(data).digest() != digest:
+            raise BlobMismatchError(f"the log sent other bytes than {digest.hex()}")
+        return bytes(data)
+
+    async def append(self, records: Sequence[tuple[int, bytes]]) -> list[Registered]:
+        """Append at most 256 (kind byte, record) pairs in order and return their receipts.
+
+        Idempotent on the record; durable on return. Raises LogUnavailableError.
+        """
+        entries = [
+            pb.AppendEntryRequest(
+                kind=pb.EntryKind.ValueType(kind + 1), record=record, wait_receipt=True
+            )
+            for kind, record in records
+        ]
+        try:
+            answer = await self.stub.AppendBatch(
+                pb.AppendBatchRequest(entries=entries), timeout=CALL_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise unavailable(error) from error
+        return [
+            Registered(result.leaf_index, result.log_time_ms, result.receipt)
+            for result in answer.results
+        ]
+
+
+def unavailable(error: grpc.aio.AioRpcError) -> LogUnavailableError:
+    """The refusal that stands for a failed call to the log."""
+    return LogUnavailableError(f"the log answers {error.code().name}: {error.details()}")
+
+
+async def _parts(digest: bytes, data: bytes) -> AsyncIterator[pb.PutBlobRequest]:
+    yield pb.PutBlobRequest(header=pb.PutBlobHeader(digest=digest, size_bytes=len(data)))
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield pb.PutBlobRequest(chunk=data[start : start + CHUNK_BYTES])

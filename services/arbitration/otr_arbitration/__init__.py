@@ -1,0 +1,1 @@
+"""The arbitration service: finality of every statement in the log."""

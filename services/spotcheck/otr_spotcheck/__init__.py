@@ -1,0 +1,1 @@
+"""The spot-check service: follows the log from which the sample is drawn."""
