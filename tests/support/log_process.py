@@ -112,16 +112,19 @@ class LogProcess:
             "data_dir": self.directory / "data",
             "guard_file": self.directory / "guard" / "log.guard",
             "log_key_file": self.directory / "keys" / "log.key",
-            "tls_certificate_file": pki.certificate_file("commitment"),
-            "tls_key_file": pki.key_file("commitment"),
-            "tls_ca_file": pki.ca_file,
             "generate_log_key": True,
             "min_free_bytes": 0,
             "log_level": "info",
             **self.settings,
         }
         lines = [f"{name} = {_toml_value(value)}" for name, value in values.items()]
-        return "\n".join([*lines, "", "[listen]", 'host = "127.0.0.1"', ""])
+        tls = [
+            "[tls]",
+            f"certificate_file = {_toml_value(pki.certificate_file('commitment'))}",
+            f"key_file = {_toml_value(pki.key_file('commitment'))}",
+            f"ca_file = {_toml_value(pki.ca_file)}",
+        ]
+        return "\n".join([*lines, "", "[listen]", 'host = "127.0.0.1"', "", *tls, ""])
 
 
 def _toml_value(value: object) -> str:

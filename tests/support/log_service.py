@@ -57,9 +57,7 @@ def settings_in(directory: Path, **changes: Any) -> Settings:
         data_dir=directory / "data",
         guard_file=directory / "guard" / "log.guard",
         log_key_file=directory / "keys" / "log.key",
-        tls_certificate_file=pki.certificate_file("commitment"),
-        tls_key_file=pki.key_file("commitment"),
-        tls_ca_file=pki.ca_file,
+        tls=pki.server_tls("commitment"),
         generate_log_key=True,
         min_free_bytes=0,
     )

@@ -40,7 +40,7 @@ from otr_protocol.tlog.tree import EMPTY_ROOT
 from otr_server.background import BackgroundTask
 from otr_server.command import run_command
 from otr_server.metrics import new_registry
-from otr_server.process import Process, ServerTls, Servicer
+from otr_server.process import Process, Servicer
 
 NAME = "otr-commitment"
 DATABASE = "log.db"
@@ -212,12 +212,7 @@ async def _start(settings: Settings, clock: Clock, closing: contextlib.ExitStack
     process = Process(
         NAME,
         settings.listen,
-        ServerTls(
-            settings.tls_certificate_file,
-            settings.tls_key_file,
-            settings.tls_ca_file,
-            settings.trust_domain,
-        ),
+        settings.tls,
         [Servicer(rpc.add_CommitmentServiceServicer_to_server, servicer, SERVICE)],
         ROLES,
         [end_streams, *background],

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from otr_server.identity import DEFAULT_TRUST_DOMAIN
 from otr_server.process import Listen
+from otr_server.tls import ServerTls
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,11 @@ class Settings:
     """The last published tree; on another volume than `data_dir`, and not in its backups."""
     log_key_file: Path
     """A signed-note signer key with the origin as its name; its verifier key is in `<file>.pub`."""
-    tls_certificate_file: Path
-    tls_key_file: Path
-    tls_ca_file: Path
+    tls: ServerTls
     generate_log_key: bool = False
     """Development: make the key at the very first start."""
     adopt_guard: bool = False
     """For one start after the guard was lost: make it anew from the data."""
-    trust_domain: str = DEFAULT_TRUST_DOMAIN
     verify_statements: bool = True
     """Check session keys' signatures on statements; readers do it in any case."""
     pool_milliseconds: float = 2.0

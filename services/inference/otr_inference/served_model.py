@@ -89,7 +89,7 @@ class ServedModel:
         self, request: GenerationInput, salt: bytes
     ) -> Callable[[Engine, Slot], Generation]:
         """What the engine's thread calls to begin this request."""
-        return lambda engine, slot: Generation(engine, self.loaded, request, salt, slot=slot)
+        return lambda engine, slot: Generation(self.loaded, request, salt, slot)
 
     def _prompt(self, asked: Asked) -> tuple[list[int], str]:
         tokenizer = self.loaded.tokenizer
