@@ -55,6 +55,8 @@ class Program:
 
 async def spawn(*arguments: str, **environ: str) -> asyncio.subprocess.Process:
     path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+    # Importing otr_server set this for the tests; the program must do so by itself.
+    inherited = {key: value for key, value in os.environ.items() if key != "GRPC_VERBOSITY"}
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -62,7 +64,7 @@ async def spawn(*arguments: str, **environ: str) -> asyncio.subprocess.Process:
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path, **environ},
+        env={**inherited, "PYTHONPATH": path, **environ},
     )
 
 
