@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -77,9 +78,9 @@ async def rate(name: str, entries: int, *, verified: bool, batch: int, in_flight
         calls: list[Callable[[], Awaitable[object]]] = []
         for group in batches(records, batch):
             if batch == 1:
-                calls.append(lambda group=group: stub.AppendEntry(logs.entry(group[0])))
+                calls.append(partial(stub.AppendEntry, logs.entry(group[0])))
             else:
-                calls.append(lambda group=group: stub.AppendBatch(logs.entries(group)))
+                calls.append(partial(stub.AppendBatch, logs.entries(group)))
         warm = max(1, len(calls) // 10)
         await in_parallel(calls[:warm], in_flight)
         cpu, started = process.cpu_seconds(), time.perf_counter()

@@ -1,12 +1,12 @@
-"""Where a statement stands between the log and finality (spec/finality.md).
+r"""Where a statement stands between the log and finality (spec/finality.md).
 
     RECEIVED -> PROVISIONAL -> FINAL
-        \\-> IGNORED
+        \-> IGNORED
 
-A logged statement is RECEIVED. It becomes PROVISIONAL when it is somebody's (a logged delegation) and
-its token covers it, and FINAL when its window ends unrefuted. A statement that nobody answers for,
-or whose token establishes nothing about its signer, is IGNORED: kept, but never paid. Disputes and
-draws add their states to this table; windows run from the log's time, and the lowest index of a
+A logged statement is RECEIVED. It becomes PROVISIONAL when it is somebody's (a logged delegation)
+and its token covers it, and FINAL when its window ends unrefuted. A statement that nobody answers
+for, or whose token establishes nothing about its signer, is IGNORED: kept, but never paid. Disputes
+and draws add their states to this table; windows run from the log's time, and the lowest index of a
 payload fixes it.
 """
 
@@ -55,7 +55,7 @@ class SimulatedEvidenceError(RejectedError):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One statement as the arbiter sees it; times in ms, `reason` empty unless something is wrong."""
+    """One statement as the arbiter sees it; times in ms, `reason` empty while nothing is wrong."""
 
     payload_hash: bytes
     leaf_index: int

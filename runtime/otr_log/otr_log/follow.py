@@ -5,8 +5,8 @@ hashed into that frontier and must lead to the root of a checkpoint signed by th
 directly or through a consistency proof, before anything is applied. A log that shows one consumer
 other entries than another therefore has to sign two trees, which is evidence against it.
 
-Delivery is at least once: the consumer stores the cursor in the same transaction as its effects, and
-starts again from there.
+Delivery is at least once: the consumer stores the cursor in the same transaction as its effects,
+and starts again from there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from dataclasses import dataclass
 
 import grpc
 import structlog
+
 from otr.commitment.v1 import commitment_pb2 as pb
+from otr_log.peer import CALL_SECONDS, LogPeer, LogUnavailableError, unavailable
 from otr_protocol.errors import RejectedError
 from otr_protocol.tlog import checkpoint as checkpoints
 from otr_protocol.tlog import consistency
@@ -26,8 +28,6 @@ from otr_protocol.tlog.entry import Entry
 from otr_protocol.tlog.note import VerifierKey
 from otr_protocol.tlog.tree import Frontier, leaf_hash
 from otr_server.backoff import Backoff
-
-from otr_log.peer import CALL_SECONDS, LogPeer, LogUnavailableError, unavailable
 
 log = structlog.get_logger(__name__)
 

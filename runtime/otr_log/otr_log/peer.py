@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import grpc
+
 from otr.commitment.v1 import commitment_pb2 as pb
 from otr.commitment.v1 import commitment_pb2_grpc as rpc
 from otr_protocol.errors import RejectedError, UnavailableError

@@ -1,8 +1,8 @@
 """The arbiter: applies log entries, judges what was received, ends windows.
 
-Three steps, each restartable from the store: `apply` records entries with the cursor, `judge` decides
-RECEIVED statements (it needs the token blob, which the log holds), `finalise` ends windows. A
-statement whose delegation is not in the log yet stays RECEIVED; the delegation may still come.
+Three steps, each restartable from the store: `apply` records entries with the cursor, `judge`
+decides RECEIVED statements (it needs the token blob, which the log holds), `finalise` ends windows.
+A statement whose delegation is not in the log yet stays RECEIVED; the delegation may still come.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import structlog
+
+from otr_arbitration.ports import Received, Row, Store
 from otr_log.follow import Numbered
 from otr_log.peer import LogPeer, LogUnavailableError
 from otr_protocol import finality
@@ -21,8 +23,6 @@ from otr_protocol.identity import open_delegation
 from otr_protocol.statement import Statement, open_statement
 from otr_protocol.tlog.entry import EntryKind
 from otr_protocol.tlog.tree import Frontier
-
-from otr_arbitration.store_sqlite import ArbiterStore, Received, Row
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,7 @@ class Arbiter:
 
     def __init__(
         self,
-        store: ArbiterStore,
+        store: Store,
         peer: LogPeer,
         jwks: Jwks,
         *,
@@ -129,13 +129,12 @@ class Arbiter:
         try:
             finality.require_delegated(statement, open_delegation(record), self._log_origin)
             result = await self._token(statement)
-            finality.require_attested(
-                statement, result, accept_simulated=self._accept_simulated
-            )
+            finality.require_attested(statement, result, accept_simulated=self._accept_simulated)
         except LogUnavailableError:
             raise
         except Refusal as refusal:
-            log.info("statement_ignored", payload=row.standing.payload_hash.hex(), error=str(refusal))
+            payload = row.standing.payload_hash.hex()
+            log.info("statement_ignored", payload=payload, reason=refusal.reason)
             return finality.ignored(row.standing, refusal.reason)
         return finality.provisional(row.standing, statement, result)
 

@@ -6,6 +6,10 @@ import time
 from collections.abc import Sequence
 
 from otr.arbitration.v1 import arbitration_pb2_grpc as rpc
+from otr_arbitration.arbiter import Arbiter
+from otr_arbitration.servicer import ArbitrationServicer
+from otr_arbitration.settings import Settings
+from otr_arbitration.store_sqlite import ArbiterStore
 from otr_log.follow import follow
 from otr_log.peer import LogPeer
 from otr_protocol.attestation.ear import Jwks
@@ -14,11 +18,6 @@ from otr_server.channel import open_channel
 from otr_server.command import run_command
 from otr_server.identity import ANY_ROLE
 from otr_server.process import Process, Servicer
-
-from otr_arbitration.arbiter import Arbiter
-from otr_arbitration.servicer import ArbitrationServicer
-from otr_arbitration.settings import Settings
-from otr_arbitration.store_sqlite import ArbiterStore
 
 NAME = "otr-arbitration"
 SERVICE = "otr.arbitration.v1.ArbitrationService"
@@ -39,9 +38,8 @@ async def start(settings: Settings) -> Process:
     jwks = Jwks.parse(settings.jwks_file.read_bytes())
     store = ArbiterStore(settings.data_dir / "arbitration.sqlite")
     cursor = await store.open()
-    channel = open_channel(
-        settings.commitment_target, settings.tls.as_client() if settings.tls else None, "commitment", wait_for_ready=True
-    )
+    client = settings.tls.as_client() if settings.tls else None
+    channel = open_channel(settings.commitment_target, client, "commitment", wait_for_ready=True)
     peer = LogPeer(channel)
     arbiter = Arbiter(
         store,

@@ -11,14 +11,13 @@ import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 
-import grpc
 from otr.arbitration.v1 import arbitration_pb2 as pb
 from otr.arbitration.v1 import arbitration_pb2_grpc as rpc
-from otr_protocol.errors import MalformedError
-
 from otr_arbitration import wire
 from otr_arbitration.arbiter import Arbiter
-from otr_arbitration.store_sqlite import ArbiterStore, Row
+from otr_arbitration.ports import Row, Store
+from otr_protocol.errors import MalformedError
+from otr_server.status import Context
 
 MAX_WAIT_MS = 60_000
 EVENT_BATCH = 256
@@ -35,13 +34,13 @@ class FinalityRequestError(MalformedError):
 class ArbitrationServicer(rpc.ArbitrationServiceServicer):
     """Reads the store; the arbiter writes it."""
 
-    def __init__(self, store: ArbiterStore, arbiter: Arbiter, log_origin: str) -> None:
+    def __init__(self, store: Store, arbiter: Arbiter, log_origin: str) -> None:
         self._store = store
         self._arbiter = arbiter
         self._log_origin = log_origin
 
     async def GetFinality(
-        self, request: pb.GetFinalityRequest, context: grpc.aio.ServicerContext
+        self, request: pb.GetFinalityRequest, context: Context
     ) -> pb.GetFinalityResponse:
         if not 0 <= request.wait_ms <= MAX_WAIT_MS:
             raise FinalityRequestError(f"0 to {MAX_WAIT_MS} milliseconds", field="wait_ms")
@@ -54,7 +53,7 @@ class ArbitrationServicer(rpc.ArbitrationServiceServicer):
         return pb.GetFinalityResponse(finality=wire.finality(row))
 
     async def WatchFinality(
-        self, request: pb.WatchFinalityRequest, context: grpc.aio.ServicerContext
+        self, request: pb.WatchFinalityRequest, context: Context
     ) -> AsyncIterator[pb.WatchFinalityResponse]:
         next_event = max(1, request.from_event)
         while True:
@@ -68,7 +67,7 @@ class ArbitrationServicer(rpc.ArbitrationServiceServicer):
                 yield pb.WatchFinalityResponse(changes=changes, next_event=next_event)
 
     async def GetServiceInfo(
-        self, request: pb.GetServiceInfoRequest, context: grpc.aio.ServicerContext
+        self, request: pb.GetServiceInfoRequest, context: Context
     ) -> pb.GetServiceInfoResponse:
         return pb.GetServiceInfoResponse(
             server_version=version("otr-arbitration"),

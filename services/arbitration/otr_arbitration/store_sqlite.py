@@ -12,10 +12,10 @@ import functools
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from otr_arbitration.ports import Received, Row
 from otr_log import cursor as log_cursor
 from otr_protocol.finality import Standing, State
 from otr_protocol.tlog.tree import Frontier
@@ -47,28 +47,6 @@ EVENT_COLUMNS = (
     "s.payload_hash, s.statement, s.leaf_index, s.log_time_ms, s.window_ends_ms, e.state,"
     " e.operator_id, e.payable, e.reason, s.exposure, s.fee, e.event_index"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A standing with the statement's bytes, money (micro-units) and its newest event."""
-
-    standing: Standing
-    statement: bytes
-    exposure: int
-    fee: int
-    event_index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A statement as it came from the log, for the first time."""
-
-    standing: Standing
-    statement: bytes
-    exposure: int
-    fee: int
-    delegation_digest: bytes
 
 
 class ArbiterStore:
@@ -112,7 +90,8 @@ class ArbiterStore:
     async def judgeable(self, limit: int) -> list[Row]:
         """RECEIVED rows whose delegation is in the log, by log index.
 
-        The others wait without being looked at, so that nobody's statements cannot hold up anybody's.
+        The others wait without being looked at, so that nobody's statements cannot hold up
+        anybody's.
         """
         return await self._run(self._judgeable, limit)
 
@@ -224,9 +203,7 @@ class ArbiterStore:
         return inserted.lastrowid or 0
 
     def _delegation(self, digest: bytes) -> bytes | None:
-        row = self._connection().execute(
-            "SELECT record FROM delegation WHERE digest=?", (digest,)
-        )
+        row = self._connection().execute("SELECT record FROM delegation WHERE digest=?", (digest,))
         found = row.fetchone()
         return None if found is None else found[0]
 

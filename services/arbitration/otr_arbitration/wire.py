@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from otr.arbitration.v1 import arbitration_pb2 as pb
+from otr_arbitration.ports import Row
 from otr_protocol.errors import UnknownError
-
-from otr_arbitration.store_sqlite import Row
 
 
 class StatementUnknownError(UnknownError):

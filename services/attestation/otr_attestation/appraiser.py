@@ -1,4 +1,4 @@
-"""What an appraisal is a function of, from files: trust roots, policy, collateral and the token key.
+"""What an appraisal is a function of, from files: roots, policy, collateral and the token key.
 
 The collateral file is looked at before every appraisal, since revocation answers last a day. A
 broken new file is logged and the old one stays in use until it expires by itself: appraisal fails

@@ -1,7 +1,7 @@
 """Freshness challenges: 32 random bytes, used once, soon, by whom they were issued to.
 
-They live in memory only. A restart forgets them, and the attester asks again; what must never happen
-is that one is accepted twice, and forgetting cannot cause that.
+They live in memory only. A restart forgets them, and the attester asks again; what must never
+happen is that one is accepted twice, and forgetting cannot cause that.
 """
 
 from __future__ import annotations

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TypeAlias
 
-import grpc
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -24,8 +22,7 @@ from otr_protocol.attestation import evidence as evidence_bundles
 from otr_protocol.attestation.appraise import Verdict
 from otr_protocol.digest import H
 from otr_protocol.errors import MalformedError, UnknownError
-
-Context: TypeAlias = grpc.aio.ServicerContext  # type: ignore[type-arg]
+from otr_server.status import Context
 
 MAX_AUDIENCE_BYTES = 256
 APPRAISAL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)

@@ -21,7 +21,7 @@ class Settings:
     trust_roots_file: Path
     """Canonical CBOR of the device and CPU roots accepted here."""
     collateral_file: Path
-    """Canonical CBOR bundle of RIMs, OCSP responses and CA certificates; read anew when it changes."""
+    """Canonical CBOR bundle of RIMs, OCSP responses and CA certificates; reread when it changes."""
     policy_file: Path
     commitment_target: str
     tls: ServerTls | None = None

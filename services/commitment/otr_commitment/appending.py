@@ -73,7 +73,7 @@ class Appender:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Registered]] = loop.create_future()
         self._pending += len(offered)
-        self._threads.submit(self._admit, offered, submitter, future, loop)
+        self._admit(offered, submitter, future, loop)
         return await future
 
     def deliver(self, committed: Committed) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prometheus_client import Gauge
+
 from otr.spotcheck.v1 import spotcheck_pb2_grpc as rpc
 from otr_log.follow import follow
 from otr_log.peer import LogPeer
@@ -12,8 +14,6 @@ from otr_server.channel import open_channel
 from otr_server.command import run_command
 from otr_server.identity import ANY_ROLE
 from otr_server.process import Process, Servicer
-from prometheus_client import Gauge
-
 from otr_spotcheck.population import Population
 from otr_spotcheck.servicer import SpotCheckServicer
 from otr_spotcheck.settings import Settings
@@ -32,9 +32,8 @@ async def start(settings: Settings) -> Process:
     """Start the process; it serves once it follows the log."""
     vkey = VerifierKey.parse(settings.log_vkey_file.read_text().strip())
     population = Population(settings.data_dir / "spotcheck.sqlite")
-    channel = open_channel(
-        settings.commitment_target, settings.tls.as_client() if settings.tls else None, "commitment", wait_for_ready=True
-    )
+    client = settings.tls.as_client() if settings.tls else None
+    channel = open_channel(settings.commitment_target, client, "commitment", wait_for_ready=True)
 
     async def follow_the_log() -> None:
         await follow(

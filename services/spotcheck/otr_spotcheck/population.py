@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
+
 from otr_log import cursor as log_cursor
 from otr_log.follow import Numbered
 from otr_protocol.errors import Refusal

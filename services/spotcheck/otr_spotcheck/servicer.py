@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-import grpc
 from otr.spotcheck.v1 import spotcheck_pb2 as pb
 from otr.spotcheck.v1 import spotcheck_pb2_grpc as rpc
-
+from otr_server.status import Context
 from otr_spotcheck.population import Population
 
 
@@ -19,7 +18,7 @@ class SpotCheckServicer(rpc.SpotCheckServiceServicer):
         self._log_origin = log_origin
 
     async def GetServiceInfo(
-        self, request: pb.GetServiceInfoRequest, context: grpc.aio.ServicerContext
+        self, request: pb.GetServiceInfoRequest, context: Context
     ) -> pb.GetServiceInfoResponse:
         return pb.GetServiceInfoResponse(
             server_version=version("otr-spotcheck"),
