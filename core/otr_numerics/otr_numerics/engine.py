@@ -1,8 +1,8 @@
 """The engine: exact-int8 forward passes over batches of rows (spec/numerics.md).
 
-One engine owns one model's slots and work arrays, and is driven by one thread at a time; it releases
-the GIL while it computes. How rows are grouped into calls, how many threads there are and what else
-runs in the batch never changes a bit of any result.
+One engine owns one model's slots and work arrays, and is driven by one thread at a time; it
+releases the GIL while it computes. How rows are grouped into calls, how many threads there are and
+what else runs in the batch never changes a bit of any result.
 """
 
 from __future__ import annotations
@@ -13,27 +13,20 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from otr_numerics.kernels_step import (
-    LAYER_OPS,
-    ModelArrays,
-    Numbers,
-    WorkArrays,
-    run,
-)
+from otr_numerics.engine_arrays import CHUNK_ROWS, model_arrays, work_arrays
+from otr_numerics.kernels_step import LAYER_OPS, run
 from otr_numerics.kv_cache import Slot, SlotCapacityError, SlotPool
-from otr_numerics.packing import padded
 from otr_numerics.self_test import check_kernels
 from otr_numerics.step_threads import StepThreads
 from otr_numerics.weights import Weights
 from otr_protocol.errors import MalformedError, RejectedError
 from otr_protocol.manifest import ModelManifest
 
+__all__ = ["Engine", "EngineModel", "EngineSettingsError", "FeedError", "Slot"]
+
 Logits = npt.NDArray[np.int32]
 Ids = npt.NDArray[np.integer] | Sequence[int]
 
-# Rows per step: enough that a weight read from memory is used often, few enough that their
-# activations (1,536 int16 of SmolLM2) stay in the second-level cache.
-CHUNK_ROWS: Final = 64
 MAX_THREADS: Final = 64
 
 
@@ -53,10 +46,14 @@ class EngineModel(Protocol):
     """What an engine needs of a `LoadedModel`."""
 
     @property
-    def manifest(self) -> ModelManifest: ...
+    def manifest(self) -> ModelManifest:
+        """What the model commits to."""
+        ...
 
     @property
-    def weights(self) -> Weights: ...
+    def weights(self) -> Weights:
+        """Its weights, checked."""
+        ...
 
 
 class Engine:
@@ -83,8 +80,8 @@ class Engine:
         self._segment_layers = manifest.trace_segment_layers
         layout = manifest.trace_layout()
         self._pool = SlotPool(weights.shape, layout.segment_count, slots, max_positions)
-        self._model = _model_arrays(weights, self._segment_layers)
-        self._work = _work_arrays(weights, max_positions, threads)
+        self._model = model_arrays(weights, self._segment_layers)
+        self._work = work_arrays(weights, max_positions, threads)
         self._operations = weights.shape.layers * LAYER_OPS + 3
         self._threads = StepThreads(threads)
         self._logits = np.zeros((1, weights.vocab), np.int32)
@@ -169,67 +166,3 @@ class Engine:
         if not feeds:
             raise FeedError("nothing to compute", field="feeds")
         return total
-
-
-def _model_arrays(weights: Weights, segment_layers: int) -> ModelArrays:
-    layout, formats = weights.packed.layout, weights.formats
-    groups = [(g.offset, g.first, g.stride, g.outputs) for g in (*layout.layer, layout.head)]
-    norms = [norm for layer in weights.layers for norm in (layer.n1, layer.n2)]
-    norms.append(weights.final_norm)
-    numbers = Numbers(
-        hidden=weights.hidden,
-        layers=len(weights.layers),
-        heads=weights.heads,
-        kv_heads=weights.kv_heads,
-        head_dim=weights.head_dim,
-        ffn=weights.ffn,
-        layer_bytes=layout.layer_bytes,
-        layer_rows=layout.layer_rows,
-        embedding_shift=weights.embedding.S,
-        eps_q=weights.eps_q,
-        f_n=formats.f_n,
-        f_g=formats.f_g,
-        f_h=formats.f_h,
-        f_s=formats.f_s,
-        score_shift=14 + formats.f_q + formats.f_k - formats.f_s,
-        segment_layers=segment_layers,
-    )
-    return ModelArrays(
-        matrices=weights.packed.matrices,
-        requant=weights.packed.requant,
-        groups=np.array(groups, np.int64),
-        norms=np.stack([norm.g for norm in norms]),
-        norm_bits=np.array([norm.G for norm in norms], np.int64),
-        embedding=weights.embedding.W,
-        embedding_scales=weights.embedding.c,
-        cos=weights.cos,
-        sin=weights.sin,
-        exp2=weights.exp2,
-        sig=weights.sig,
-        numbers=np.array(numbers, np.int64),
-    )
-
-
-def _work_arrays(weights: Weights, max_positions: int, threads: int) -> WorkArrays:
-    rows, attended = CHUNK_ROWS, weights.heads * weights.head_dim
-    projected = attended + 2 * weights.kv_heads * weights.head_dim
-    widest_input = padded(max(weights.hidden, attended, weights.ffn))
-    widest_row = max(weights.hidden, weights.ffn, weights.head_dim)
-    return WorkArrays(
-        x=np.zeros((rows, weights.hidden), np.int32),
-        wide=np.zeros((rows, max(projected, 2 * weights.ffn)), np.int32),
-        q=np.zeros((rows, widest_input), np.int16),
-        M=np.zeros(rows, np.int64),
-        e=np.zeros(rows, np.int64),
-        queries=np.zeros((rows, weights.heads, padded(weights.head_dim)), np.int16),
-        query_scales=np.zeros((rows, weights.heads), np.int64),
-        attended=np.zeros((rows, attended), np.int32),
-        scores=np.zeros((threads, max_positions), np.int64),
-        weights=np.zeros((threads, max_positions), np.int32),
-        row=np.zeros((threads, widest_row), np.int32),
-        ids=np.zeros(rows, np.int64),
-        slots=np.zeros(rows, np.int64),
-        positions=np.zeros(rows, np.int64),
-        chosen=np.zeros(rows, np.int64),
-        barrier=np.zeros(1, np.int64),
-    )

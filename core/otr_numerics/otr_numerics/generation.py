@@ -34,13 +34,19 @@ class GenerationModel(Protocol):
     """What a generation needs of a `LoadedModel`."""
 
     @property
-    def manifest(self) -> ModelManifest: ...
+    def manifest(self) -> ModelManifest:
+        """What the model commits to."""
+        ...
 
     @property
-    def weights(self) -> Weights: ...
+    def weights(self) -> Weights:
+        """Its weights, checked."""
+        ...
 
     @property
-    def tokenizer(self) -> ModelTokenizer: ...
+    def tokenizer(self) -> ModelTokenizer:
+        """Its tokenizer, for the bytes of ids."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def _probabilities(scores, highest, count, exp2, f_s, value_scales, weights):
 
 @kernel
 def _weighted_sum(weights, values, count, width, sums, out):
-    """o_i = sat24(sum_s w_s * v8_s,i) into int32 out; sums int32 is scratch (it cannot overflow)."""
+    """o_i = sat24(sum_s w_s * v8_s,i) into int32 out; the int32 sums cannot overflow."""
     for i in range(width):
         sums[i] = 0
     s = 0

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from otr_numerics.compiled import entry
-from otr_numerics.kernels_product import LANES, tile_1x1, tile_4x1, tile_4x2
+from otr_numerics.kernels_product import tile_1x1, tile_4x1, tile_4x2
+from otr_numerics.packing import LANES
 
 
 @entry

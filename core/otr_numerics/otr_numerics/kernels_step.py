@@ -240,7 +240,7 @@ def _quantise_row(model, work, layer, op, row, scratch):
 
 @kernel
 def _operation(model, cache, work, rows, chosen, logits, number, thread, threads):
-    """One operation. Each kind of work is called in one place: what is inlined twice compiles twice."""
+    """One operation. Each kind of work has one call: what is inlined twice compiles twice."""
     layers = model.numbers[1]
     heads = model.numbers[2]
     scratch = work.row[thread]
@@ -281,9 +281,7 @@ def _operation(model, cache, work, rows, chosen, logits, number, thread, threads
             limit = MAX_INT32
             out = work.x
             adding = True
-        low, high = _product(
-            model, work, layer, which, count, out, limit, adding, thread, threads
-        )
+        low, high = _product(model, work, layer, which, count, out, limit, adding, thread, threads)
         if op == DOWN_RES:
             _keep_residual(model, cache, work, layer, rows, low, high)
     else:

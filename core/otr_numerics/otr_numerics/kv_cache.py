@@ -1,8 +1,8 @@
 """Slots: the K/V cache and the segment residuals of the sequences an engine runs.
 
-All slots live in one pool that is allocated once; the operating system commits its pages as rows are
-first written. A slot hands out views for the trace (spec/trace.md, "leaves"): the rows of one
-(layer, head, page) are contiguous, so a page is hashed where it lies.
+All slots live in one pool that is allocated once; the operating system commits its pages as rows
+are first written. A slot hands out views for the trace (spec/trace.md, "leaves"): the rows of one
+(layer, head, page) are contiguous.
 """
 
 from __future__ import annotations

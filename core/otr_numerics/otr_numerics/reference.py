@@ -113,7 +113,7 @@ def rope_q(op_id: str, weights: Weights, projected: Tensor, positions: Sequence[
     cos, sin = wide(weights.cos[rows])[:, None, :], wide(weights.sin[rows])[:, None, :]
     turned = np.concatenate([rope(heads[:, :turning], cos, sin), heads[:, turning:]], axis=1)
     quantised = quant(turned)
-    output = {
+    output: Tensors = {
         "q": quantised.q.astype(np.int8).reshape(len(rows), -1),
         "M": quantised.M.astype(np.uint32),
     }

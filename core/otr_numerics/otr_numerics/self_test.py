@@ -1,13 +1,15 @@
 """The self-test of the product kernels, before an engine may use them (spec/numerics.md section 7).
 
-Exactness is no property of an API: libraries for int8 products have been silently wrong on CPUs that
-saturate pairs of products. The kernels here cannot saturate, but the compiler and the CPU are not
-ours; a process whose products are wrong must refuse to sign anything.
+Exactness is no property of an API: libraries for int8 products have been silently wrong on CPUs
+that saturate pairs of products. The kernels here cannot saturate, but the compiler and the CPU are
+not ours; a process whose products are wrong must refuse to sign anything.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,9 @@ from otr_numerics.kernels_probe import accumulate
 from otr_numerics.packing import padded
 from otr_protocol.errors import RejectedError
 from otr_protocol.manifest import ModelShape
+
+# Kernels carry no signature: numba types them from the arrays they get.
+_accumulate: Final[Callable[..., None]] = accumulate
 
 
 class KernelRefusedError(RejectedError):
@@ -35,7 +40,7 @@ def check_kernels(shape: ModelShape) -> None:
 def _check_width(inputs: int) -> None:
     for x, matrix in _cases(inputs):
         found = np.full((3, 2, matrix.shape[0]), -1, np.int32)
-        accumulate(x, matrix, found)
+        _accumulate(x, matrix, found)
         expected = x.astype(np.int64) @ matrix.astype(np.int64).T
         if not (found == expected).all():
             raise KernelRefusedError(f"int8 products of {inputs} inputs are wrong on this machine")

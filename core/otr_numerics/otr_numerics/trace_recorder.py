@@ -29,7 +29,8 @@ from otr_protocol.trace import (
     trace_positions,
 )
 
-if sys.byteorder != "little":  # pragma: no cover - leaves are little-endian arrays, hashed in place
+# Leaves are little-endian arrays, hashed where they lie.
+if sys.byteorder != "little":
     raise ImportError("the trace recorder hashes little-endian arrays where they lie")
 
 
