@@ -124,20 +124,25 @@ class Admission:
         admitted = Admitted(kind, record, idempotency_key(kind, record), request_id)
         return Parsed(admitted, statement)
 
-    def require_blobs(self, statement: Statement) -> None:
+    def require_blobs(self, statement: Statement, tokens_seen: set[bytes]) -> None:
         """Refuse a statement unless its request blob, its token and the token's evidence are held.
 
+        `tokens_seen` are digests of tokens found complete earlier in the same call: the statements
+        of a batch mostly share one.
         Raises RequestBlobMissingError, AttestationTokenMissingError, TokenUnreadableError,
         EvidenceMissingError, or DamagedError when the stored token has changed.
         """
         if not self._blobs.held(statement.blob_digest):
             raise RequestBlobMissingError("put the request blob first", field="blob_digest")
+        if statement.token_digest in tokens_seen:
+            return
         if not self._blobs.held(statement.token_digest):
             raise AttestationTokenMissingError("put the token first", field="token_digest")
         if not self._blobs.held(self._evidence(statement.token_digest)):
             raise EvidenceMissingError(
                 "put the evidence bundle that the token names first", field="token_digest"
             )
+        tokens_seen.add(statement.token_digest)
 
     def _evidence(self, token_digest: bytes) -> bytes:
         """The evidence that a held token names; a digest's content never changes, so it is kept."""

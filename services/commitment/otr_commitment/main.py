@@ -21,10 +21,10 @@ from otr_commitment.blobs_directory import BlobDirectory
 from otr_commitment.guard_file import GuardFile
 from otr_commitment.locks import FileLock
 from otr_commitment.metrics import LogMetrics
-from otr_commitment.ports import Clock, GuardConflictError, Head, Pool
+from otr_commitment.ports import Clock, GuardConflictError, Head
 from otr_commitment.publication import Publication
 from otr_commitment.reading import Reading
-from otr_commitment.sequencer import Committed, Sequencer, Start
+from otr_commitment.sequencer import Committed, Sequencer, Start, first_head
 from otr_commitment.servicer import ROLES, SERVICE, CommitmentServicer, Identity
 from otr_commitment.settings import Settings
 from otr_commitment.standing import Standing
@@ -33,10 +33,8 @@ from otr_commitment.tree import Tree
 from otr_commitment.wire import MAX_REQUEST_BYTES
 from otr_protocol.digest import H
 from otr_protocol.errors import Refusal
-from otr_protocol.tlog.checkpoint import Checkpoint, sign_checkpoint
 from otr_protocol.tlog.edge import Edge
 from otr_protocol.tlog.note import SignerKey
-from otr_protocol.tlog.tree import EMPTY_ROOT
 from otr_server.background import BackgroundTask
 from otr_server.command import run_command
 from otr_server.metrics import new_registry
@@ -104,7 +102,7 @@ def open_log(settings: Settings, metrics: LogMetrics, closing: contextlib.ExitSt
         min_free_bytes=settings.min_free_bytes,
     )
     standing = Standing()
-    head = writer.head() or _empty_head(key, writer)
+    head = writer.head() or first_head(writer, key)
     edge: Edge | None = None
     try:
         edge = continuity.check_stored(writer, head, key.verifier)
@@ -151,7 +149,7 @@ async def _start(settings: Settings, clock: Clock, closing: contextlib.ExitStack
         Admission(log_.blobs, verify_statements=settings.verify_statements),
         log_.reader,
         log_.standing,
-        _threads(closing, 2, "log admission"),
+        _threads(closing, 1, "log admission"),
         metrics,
         max_pending=limits.max_pending_entries,
     )
@@ -173,7 +171,6 @@ async def _start(settings: Settings, clock: Clock, closing: contextlib.ExitStack
             log_.standing,
             lambda committed: _on_loop(loop, functools.partial(deliver, committed)),
             metrics,
-            pool_seconds=settings.pool_milliseconds / 1000,
         )
         sequencer.start()
         closing.callback(sequencer.stop)
@@ -234,14 +231,6 @@ async def _start(settings: Settings, clock: Clock, closing: contextlib.ExitStack
 
 def _on_loop(loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
     loop.call_soon_threadsafe(work)
-
-
-def _empty_head(key: SignerKey, writer: SqliteWriter) -> Head:
-    """The signed head of the empty tree, made when a log is new."""
-    note = sign_checkpoint(Checkpoint(key.name, 0, EMPTY_ROOT), key)
-    head = Head(0, EMPTY_ROOT, note, 0)
-    writer.commit(Pool((), (), head))
-    return head
 
 
 def _full_check(log_: OpenedLog, head: Head, closing: contextlib.ExitStack) -> BackgroundTask:

@@ -73,11 +73,12 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class NewEntry:
-    """One entry to write: its place, its bytes, and the prefixes it can be looked up by."""
+    """One entry to write: its place, its bytes and their leaf hash, the prefixes to find it by."""
 
     leaf_index: int
     kind: EntryKind
     data: bytes
+    leaf_hash: bytes
     prefixes: tuple[int, ...]
 
 

@@ -3,10 +3,10 @@
     queue -> pool -> entries, lookups, tiles, head in one transaction -> guard -> published
 
 What waits in the queue while a commit runs is the next pool, so a lonely record is committed at
-once and a crowd shares its syncs. Only where a crowd is seen does the sequencer wait a moment for
-the rest of it. An index leaves this thread after the transaction is durable and the guard has
-moved; until then nobody, readers included, has heard of it. A record that is in the log, or twice
-in a pool, gets its one index every time.
+once and a crowd shares its syncs. There is no timer: the disk sets the pace, and a pause for more
+records was measured to make nothing cheaper. An index leaves this thread after the transaction is
+durable and the guard has moved; until then nobody, readers included, has heard of it. A record that
+is in the log, or twice in a pool, gets its one index every time.
 
 Failures. When the disk is full the transaction left nothing behind: the pool is refused and the
 next one is tried. After any other failure nobody knows what reached the disk, and signing on could
@@ -20,7 +20,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 import structlog
@@ -45,7 +46,7 @@ from otr_protocol.tlog.checkpoint import Checkpoint, sign_checkpoint
 from otr_protocol.tlog.edge import Edge
 from otr_protocol.tlog.entry import Entry
 from otr_protocol.tlog.note import SignerKey
-from otr_protocol.tlog.tree import leaf_hash
+from otr_protocol.tlog.tree import EMPTY_ROOT, leaf_hash
 
 MAX_POOL_ENTRIES: Final = 256
 
@@ -111,6 +112,14 @@ class Start:
     head: Head
 
 
+def first_head(writer: Writer, key: SignerKey) -> Head:
+    """Sign and store the head of the empty tree: the beginning of a log."""
+    note = sign_checkpoint(Checkpoint(key.name, 0, EMPTY_ROOT), key)
+    head = Head(0, EMPTY_ROOT, note, 0)
+    writer.commit(Pool((), (), head))
+    return head
+
+
 class Sequencer:
     """Owns the writer. `submit` may be called from any thread, `announce` is called on its own."""
 
@@ -124,8 +133,6 @@ class Sequencer:
         standing: Standing,
         announce: Callable[[Committed], None],
         metrics: LogMetrics,
-        *,
-        pool_seconds: float,
     ) -> None:
         self._writer = writer
         self._guard = guard
@@ -136,7 +143,6 @@ class Sequencer:
         self._standing = standing
         self._announce = announce
         self._metrics = metrics
-        self._pool_seconds = pool_seconds
         self._queue: deque[Submission] = deque()
         self._ready = threading.Condition()
         self._stopping = False
@@ -148,6 +154,8 @@ class Sequencer:
 
     def submit(self, submission: Submission) -> None:
         """Queue records, at most 256. Raises StoppingError."""
+        if len(submission.records) > MAX_POOL_ENTRIES:
+            raise ValueError(f"a call appends at most {MAX_POOL_ENTRIES} records")
         with self._ready:
             if self._stopping:
                 raise StoppingError("the log is stopping")
@@ -164,74 +172,48 @@ class Sequencer:
 
     def _run(self) -> None:
         while pool := self._next_pool():
-            try:
-                committed = self._commit(pool)
-            except StorageFullError as error:
-                log.error("log_storage_full", entries=sum(len(each.records) for each in pool))
-                committed = _failed(pool, error)
-            except GuardConflictError as error:
-                self._standing.refuse(error)
-                committed = _failed(pool, OutcomeUnknownError(error.message))
-            except Exception as error:
-                log.critical("log_writer_failed", exc_info=error)
-                self._standing.refuse(
-                    WriterFailedError("the log's writer failed: look at the disk and restart")
-                )
-                committed = _failed(
-                    pool, OutcomeUnknownError("the commit failed: append again after a restart")
-                )
+            committed = self._outcome_of(pool)
             self._measure(committed)
             self._announce(committed)
 
+    def _outcome_of(self, pool: Sequence[Submission]) -> Committed:
+        if not self._standing.good:
+            return _failed(pool, OutcomeUnknownError("the log has stopped appending"))
+        try:
+            return self._commit(pool)
+        except StorageFullError as error:
+            log.error("log_storage_full", entries=sum(len(each.records) for each in pool))
+            return _failed(pool, error)
+        except GuardConflictError as error:
+            self._metrics.equivocations.inc()
+            self._standing.refuse(error)
+        except Exception as error:
+            log.critical("log_writer_failed", exc_info=error)
+            self._standing.refuse(
+                WriterFailedError("the log's writer failed: look at the disk and restart")
+            )
+        return _failed(pool, OutcomeUnknownError("the commit failed: append again after a restart"))
+
     def _next_pool(self) -> list[Submission]:
         """The submissions of the next pool; none when stopping and all is done."""
+        pool: list[Submission] = []
+        room = MAX_POOL_ENTRIES
         with self._ready:
             while not self._queue and not self._stopping:
                 self._ready.wait()
-            pool: list[Submission] = []
-            room = MAX_POOL_ENTRIES
-            give_up_at: float | None = None
-            while True:
-                while self._queue and (not pool or len(self._queue[0].records) <= room):
-                    pool.append(self._queue.popleft())
-                    room -= len(pool[-1].records)
-                # A lonely submission, a full pool, or one that the next does not fit into: go.
-                if self._queue or len(pool) < 2 or room <= 0 or self._stopping:
-                    return pool
-                now = time.monotonic()
-                give_up_at = now + self._pool_seconds if give_up_at is None else give_up_at
-                if now >= give_up_at or not self._ready.wait(give_up_at - now):
-                    return pool
+            # Whole calls only; the first always fits.
+            while self._queue and len(self._queue[0].records) <= room:
+                pool.append(self._queue.popleft())
+                room -= len(pool[-1].records)
+        return pool
 
     def _commit(self, submissions: Sequence[Submission]) -> Committed:
-        self._standing.require_good()
         # The entries of a pool share one time; it never runs backwards, whatever the clock does.
         now_ms = max(self._clock.now_ms(), self._head.log_time_ms)
-        pool = self._known(submissions)
-        new: list[NewEntry] = []
-        hashes: list[bytes] = []
-        outcomes: list[tuple[Submission, Outcome]] = []
-        for submission in submissions:
-            results: list[Registered] = []
-            for record in submission.records:
-                key = record.idempotency_key
-                known = pool.get(key)
-                if known is None:
-                    leaf_index = self._edge.tree_size + len(new)
-                    entry = Entry(record.kind, record.record, submission.submitter, now_ms)
-                    data = entry.encode()
-                    hashed = leaf_hash(data)
-                    prefixes = record.prefixes(hashed)
-                    new.append(NewEntry(leaf_index, record.kind, data, prefixes))
-                    hashes.append(hashed)
-                    results.append(Registered(leaf_index, hashed, now_ms, False, data))
-                    pool[key] = Registered(leaf_index, hashed, now_ms, True, data)
-                else:
-                    results.append(known)
-            outcomes.append((submission, results))
+        new, outcomes = self._number(submissions, now_ms)
         if not new:
             return Committed(None, (), outcomes)
-        edge, tiles = self._edge.append(hashes)
+        edge, tiles = self._edge.append([entry.leaf_hash for entry in new])
         root = edge.root()
         note = sign_checkpoint(Checkpoint(self._key.name, edge.tree_size, root), self._key)
         head = Head(edge.tree_size, root, note, now_ms)
@@ -241,6 +223,29 @@ class Sequencer:
         )
         self._edge, self._head = edge, head
         return Committed(head, tuple(p for entry in new for p in entry.prefixes), outcomes)
+
+    def _number(
+        self, submissions: Sequence[Submission], now_ms: int
+    ) -> tuple[list[NewEntry], list[tuple[Submission, Outcome]]]:
+        """Give every record its index: a new one, or the one that it has already."""
+        known = self._known(submissions)
+        new: list[NewEntry] = []
+        outcomes: list[tuple[Submission, Outcome]] = []
+        for submission in submissions:
+            results: list[Registered] = []
+            for record in submission.records:
+                found = known.get(record.idempotency_key)
+                if found is None:
+                    entry = Entry(record.kind, record.record, submission.submitter, now_ms)
+                    data = entry.encode()
+                    hashed = leaf_hash(data)
+                    found = Registered(self._edge.tree_size + len(new), hashed, now_ms, False, data)
+                    known[record.idempotency_key] = replace(found, duplicate=True)
+                    prefixes = record.prefixes(hashed)
+                    new.append(NewEntry(found.leaf_index, record.kind, data, hashed, prefixes))
+                results.append(found)
+            outcomes.append((submission, results))
+        return new, outcomes
 
     def _known(self, submissions: Sequence[Submission]) -> dict[bytes, Registered]:
         """The entries that already hold records of a pool, as duplicates, by idempotency key."""
@@ -283,4 +288,5 @@ class Sequencer:
 
 
 def _failed(pool: Sequence[Submission], error: Exception) -> Committed:
-    return Committed(None, (), [(submission, error) for submission in pool])
+    # A copy each: an exception collects the frames of everybody who raises it.
+    return Committed(None, (), [(submission, copy(error)) for submission in pool])

@@ -56,8 +56,6 @@ class Settings:
     """For one start after the guard was lost: make it anew from the data."""
     verify_statements: bool = True
     """Check session keys' signatures on statements; readers do it in any case."""
-    pool_milliseconds: float = 2.0
-    """How long a commit waits for more records once several are waiting for it."""
     max_database_bytes: int | None = None
     """Quota of the database; None leaves it to the disk."""
     max_total_blob_bytes: int | None = None
@@ -77,5 +75,3 @@ class Settings:
             raise ValueError(
                 "guard_file must not lie in data_dir: an old copy of the data would bring its own"
             )
-        if not 0 <= self.pool_milliseconds <= 1000:
-            raise ValueError("pool_milliseconds is 0 to 1000")
