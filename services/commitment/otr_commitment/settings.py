@@ -70,7 +70,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        data_dir, guard_file = self.data_dir.absolute(), self.guard_file.absolute()
+        data_dir, guard_file = self.data_dir.resolve(), self.guard_file.resolve()
         if guard_file.is_relative_to(data_dir):
             raise ValueError(
                 "guard_file must not lie in data_dir: an old copy of the data would bring its own"
