@@ -84,7 +84,7 @@ def random_model(
     tensors["exp2"] = np.rint(2**15 * 2.0 ** (-steps / len(steps))).astype(np.int32)
     sigmoid = 2**15 / (1 + np.exp(-(np.arange(8192) - 4096) / 256))
     tensors["sig"] = np.rint(sigmoid).astype(np.int32)
-    values = {name: 22 for name in scalar_names(shape.layers)}
+    values = dict.fromkeys(scalar_names(shape.layers), 22)
     values |= dict.fromkeys(
         (name for name in scalar_names(shape.layers) if name.endswith(".G")), 14
     )

@@ -12,6 +12,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from conformance.vectors.sampling_vectors import sampling_vectors
 from otr_protocol import binding
 from otr_protocol.binding import GpuEvidence
 from otr_protocol.digest import H
@@ -359,6 +360,7 @@ def build() -> dict[str, dict[str, Any]]:
         "records": record_vectors(),
         "manifest": manifest_vectors(),
         "answers": answer_vectors(),
+        "sampling": sampling_vectors(),
     }
 
 
