@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 
@@ -27,8 +27,18 @@ from otr_server.dev_pki import DevPki, make_dev_pki
 from otr_server.process import Listen, Process
 from support.answers import OPERATOR, PUBLISHER, Key, World, sign_token
 
+Stub: TypeAlias = "rpc.CommitmentServiceAsyncStub"  # of the type stubs only
+
 ORIGIN: Final = "log.test/otr"
-ROLES: Final = ("commitment", "inference", "attestation", "client", "watcher", "arbitration")
+ROLES: Final = (
+    "commitment",
+    "inference",
+    "attestation",
+    "client",
+    "watcher",
+    "arbitration",
+    "spotcheck",
+)
 CHUNK_BYTES: Final = 256 << 10
 
 
@@ -72,12 +82,12 @@ class Service:
     directory: Path
     channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
 
-    def stub(self, role: str = "inference") -> rpc.CommitmentServiceAsyncStub:
+    def stub(self, role: str = "inference") -> Stub:
         """The log as a caller of this role sees it."""
         if role not in self.channels:
             tls = pki_in(self.directory).client_tls(role)
             self.channels[role] = open_channel(self.process.bound.target, tls, "commitment")
-        stub: rpc.CommitmentServiceAsyncStub = rpc.CommitmentServiceStub(self.channels[role])
+        stub: Stub = rpc.CommitmentServiceStub(self.channels[role])
         return stub
 
     @property
@@ -197,7 +207,7 @@ def entries(records: Sequence[bytes]) -> pb.AppendBatchRequest:
     return pb.AppendBatchRequest(entries=[entry(record) for record in records])
 
 
-async def put(stub: rpc.CommitmentServiceAsyncStub, *blobs: bytes) -> list[bool]:
+async def put(stub: Stub, *blobs: bytes) -> list[bool]:
     """Put blobs; says of each whether it was held."""
     answers = [await stub.PutBlob(blob_parts(data)) for data in blobs]
     return [answer.existed for answer in answers]
@@ -216,6 +226,6 @@ async def blob_parts(
         yield pb.PutBlobRequest(chunk=data[start_at : start_at + CHUNK_BYTES])
 
 
-async def get(stub: rpc.CommitmentServiceAsyncStub, digest: bytes) -> bytes:
+async def get(stub: Stub, digest: bytes) -> bytes:
     """Read a blob."""
     return b"".join([part.chunk async for part in stub.GetBlob(pb.GetBlobRequest(digest=digest))])
