@@ -19,7 +19,7 @@ from otr_commitment.appending import Appender
 from otr_commitment.blob_transfer import BlobTransfers
 from otr_commitment.blobs_directory import BlobDirectory
 from otr_commitment.guard_file import GuardFile
-from otr_commitment.locks import FileLock
+from otr_commitment.locks import FileLock, sync_directory
 from otr_commitment.metrics import LogMetrics
 from otr_commitment.ports import Clock, GuardConflictError, Head
 from otr_commitment.publication import Publication
@@ -77,6 +77,7 @@ def open_log(settings: Settings, metrics: LogMetrics, closing: contextlib.ExitSt
     """
     data_dir = settings.data_dir
     data_dir.mkdir(parents=True, exist_ok=True)
+    sync_directory(data_dir.parent)
     lock = FileLock(data_dir / LOCK)
     closing.callback(lock.release)
     database = data_dir / DATABASE

@@ -240,10 +240,12 @@ class Sequencer:
                     data = entry.encode()
                     hashed = leaf_hash(data)
                     found = Registered(self._edge.tree_size + len(new), hashed, now_ms, False, data)
-                    known[record.idempotency_key] = replace(found, duplicate=True)
+                    known[record.idempotency_key] = found
                     prefixes = record.prefixes(hashed)
                     new.append(NewEntry(found.leaf_index, record.kind, data, hashed, prefixes))
-                results.append(found)
+                    results.append(found)
+                else:
+                    results.append(replace(found, duplicate=True))
             outcomes.append((submission, results))
         return new, outcomes
 

@@ -62,7 +62,7 @@ class Settings:
     """Quota of all blobs together."""
     min_free_bytes: int = 64 << 20
     """Blobs are refused when the disk would have less left, so that the log can still commit."""
-    full_check_entries: int = 4_000_000
+    full_check_entries: int = 1_000_000
     """Up to this size all tiles are checked before the first append; beyond, while serving."""
     drain_seconds: float = 10.0
     log_level: str = "info"
