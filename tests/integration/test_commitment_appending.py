@@ -155,15 +155,18 @@ async def test_a_statement_without_its_exhibits_is_refused_and_then_taken(
 
 
 async def test_a_record_that_is_in_the_log_is_acknowledged_without_its_blobs(
-    service: Service,
+    tmp_path: Path,
 ) -> None:
-    stub = service.stub()
-    await stub.AppendEntry(logs.entry(logs.statement(1)))
+    async with log_service(tmp_path) as service:
+        await logs.put(service.stub(), *EXHIBIT.blobs)
+        await service.stub().AppendEntry(logs.entry(logs.statement(1)))
     digest = H(EXHIBIT.blob).hex()
-    (service.directory / "data" / "blobs" / digest[:2] / digest).unlink()
-    assert (await stub.AppendEntry(logs.entry(logs.statement(1)))).duplicate
-    error = await refused(stub.AppendEntry(logs.entry(logs.statement(2))))
-    assert reason_of(error) == "REQUEST_BLOB_MISSING"
+    (tmp_path / "data" / "blobs" / digest[:2] / digest).unlink()
+    async with log_service(tmp_path) as service:
+        stub = service.stub()
+        assert (await stub.AppendEntry(logs.entry(logs.statement(1)))).duplicate
+        error = await refused(stub.AppendEntry(logs.entry(logs.statement(2))))
+        assert reason_of(error) == "REQUEST_BLOB_MISSING"
 
 
 async def test_a_batch_is_taken_whole_or_not_at_all_and_names_the_record(service: Service) -> None:

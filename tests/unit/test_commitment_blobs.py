@@ -191,3 +191,20 @@ def test_uploads_that_a_crash_left_behind_are_gone_after_a_start(tmp_path: Path)
     assert len(incoming(tmp_path)) == 1
     assert directory(tmp_path).total_bytes == 0
     assert incoming(tmp_path) == []
+
+
+def test_a_blob_that_vanished_is_missed_by_whoever_looks(blobs: BlobDirectory) -> None:
+    put(blobs, b"here")
+    Path(blobs.path_of(H(b"here"))).unlink()
+    assert not blobs.present(H(b"here"))
+    assert not blobs.held(H(b"here"))
+    assert not put(blobs, b"here")
+    assert blobs.present(H(b"here"))
+
+
+def test_what_is_remembered_is_bounded(tmp_path: Path) -> None:
+    blobs = directory(tmp_path, remembered=3)
+    for number in range(10):
+        put(blobs, bytes([number]))
+    assert len(blobs._found) == 3
+    assert all(blobs.held(H(bytes([number]))) for number in range(10))

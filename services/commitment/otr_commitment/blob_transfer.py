@@ -89,7 +89,7 @@ class BlobTransfers:
 
     async def held(self, digests: list[bytes]) -> list[bool]:
         """Which of the blobs are held."""
-        return await self._on_thread(lambda: [self._blobs.held(each) for each in digests])
+        return await self._on_thread(lambda: [self._blobs.present(each) for each in digests])
 
     async def _receive(
         self, steps: _UploadSteps, size_bytes: int, chunks: AsyncIterator[bytes]

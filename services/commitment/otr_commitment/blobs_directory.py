@@ -32,7 +32,7 @@ from otr_commitment.ports import (
 )
 from otr_protocol.digest import DIGEST_BYTES
 
-_READ_BYTES: Final = 1 << 20
+REMEMBERED_BLOBS: Final = 1 << 16
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -50,6 +50,7 @@ class BlobDirectory:
         *,
         max_total_bytes: int | None = None,
         min_free_bytes: int = 0,
+        remembered: int = REMEMBERED_BLOBS,
     ) -> None:
         self._blobs = directory / "blobs"
         self._shelves = str(self._blobs)
@@ -57,8 +58,12 @@ class BlobDirectory:
         self._metrics = metrics
         self._max_total_bytes = max_total_bytes
         self._min_free_bytes = min_free_bytes
+        self._remembered = remembered
         self._lock = threading.Lock()
         self._damaged: set[bytes] = set()
+        # A statement's blob was mostly put a moment before: no look at the disk for each. A dict,
+        # so that the oldest can be forgotten first.
+        self._found: dict[bytes, None] = {}
         self._incoming.mkdir(parents=True, exist_ok=True)
         for leftover in self._incoming.iterdir():
             leftover.unlink()
@@ -93,8 +98,18 @@ class BlobDirectory:
             raise _full_or_own(error) from error
 
     def held(self, digest: bytes) -> bool:
-        """Whether the blob is stored and not known to be damaged."""
-        return digest not in self._damaged and os.path.isfile(self.path_of(digest))
+        """Whether the blob is stored and not known to be damaged, as far as this process knows."""
+        return digest in self._found or self.present(digest)
+
+    def present(self, digest: bytes) -> bool:
+        """Whether the blob is stored and not known to be damaged, by looking."""
+        found = digest not in self._damaged and os.path.isfile(self.path_of(digest))
+        if found:
+            self._remember(digest)
+        else:
+            with self._lock:
+                self._found.pop(digest, None)
+        return found
 
     def open(self, digest: bytes) -> FileDownload:
         """Verify and open a blob. Raises BlobUnknownError or DamagedError."""
@@ -136,6 +151,7 @@ class BlobDirectory:
         with self._lock:
             if digest not in self._damaged:
                 self._damaged.add(digest)
+                self._found.pop(digest, None)
                 self._metrics.damaged_blobs.inc()
         return DamagedError(f"blob {digest.hex()} is damaged: put it again", field="digest")
 
@@ -154,7 +170,14 @@ class BlobDirectory:
                 self._total_bytes -= replaced
         # Even if it existed: whoever put it may not have come to this line yet.
         sync_directory(path.parent)
+        self._remember(digest)
         return existed
+
+    def _remember(self, digest: bytes) -> None:
+        with self._lock:
+            self._found[digest] = None
+            if len(self._found) > self._remembered:
+                del self._found[next(iter(self._found))]
 
     def release(self, size_bytes: int) -> None:
         """Give back space that an upload had reserved."""

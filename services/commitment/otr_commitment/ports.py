@@ -209,7 +209,14 @@ class Blobs(Protocol):
         ...
 
     def held(self, digest: bytes) -> bool:
-        """Whether the blob is stored and not known to be damaged."""
+        """Whether the blob is stored and not known to be damaged.
+
+        May go by what this process has stored or found before.
+        """
+        ...
+
+    def present(self, digest: bytes) -> bool:
+        """The same, by looking."""
         ...
 
     def open(self, digest: bytes) -> Download:
