@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from otr_inference.engine_worker import Ended, EngineWorker, Job
+from otr_inference.ports import AnswerRow, Store
 from otr_inference.sealing import Sealer
 from otr_inference.session import Session
-from otr_inference.store_sqlite import AnswerRow, AnswerStore
 from otr_inference.wire import Asked
 from otr_numerics.engine import Engine, Slot
 from otr_numerics.generation import Generation, GenerationResult, StepOutcome
@@ -79,7 +79,7 @@ class Answering:
                 batch.append(following)
             yield batch
 
-    async def run(self, sealer: Sealer, store: AnswerStore, now_ms: Callable[[], int]) -> None:
+    async def run(self, sealer: Sealer, store: Store, now_ms: Callable[[], int]) -> None:
         """Follow the job to its end and seal; every way out resolves `outcome`."""
         try:
             outcome = await self._follow_and_seal(sealer, now_ms)

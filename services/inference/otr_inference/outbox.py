@@ -13,7 +13,7 @@ import asyncio
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from otr_inference.store_sqlite import AnswerStore, OutboxRow
+from otr_inference.ports import OutboxRow, Store
 from otr_log.peer import LogPeer
 from otr_protocol.errors import Refusal
 from otr_server.backoff import Backoff
@@ -26,7 +26,7 @@ BATCH = 64
 class Outbox:
     """Sends what the store holds and tells waiters when a receipt is there."""
 
-    def __init__(self, store: AnswerStore, peer: LogPeer, registry: CollectorRegistry) -> None:
+    def __init__(self, store: Store, peer: LogPeer, registry: CollectorRegistry) -> None:
         self._store = store
         self._peer = peer
         self._news = asyncio.Event()

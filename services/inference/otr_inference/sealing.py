@@ -11,8 +11,8 @@ import asyncio
 import secrets
 from dataclasses import dataclass
 
+from otr_inference.ports import AnswerRow, Sealed, Store
 from otr_inference.session import Session, SessionExpiredError
-from otr_inference.store_sqlite import AnswerRow, AnswerStore, Sealed
 from otr_inference.wire import Asked
 from otr_numerics.generation import GenerationResult
 from otr_protocol.answer import Answer
@@ -38,7 +38,7 @@ class Prepared:
 class Sealer:
     """Signs answers of one operator and model."""
 
-    def __init__(self, operator_id: bytes, model_id: bytes, store: AnswerStore) -> None:
+    def __init__(self, operator_id: bytes, model_id: bytes, store: Store) -> None:
         self._operator_id = operator_id
         self._model_id = model_id
         self._store = store

@@ -9,9 +9,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TypeAlias
-
-import grpc
 
 from otr.inference.v1 import inference_pb2 as pb
 from otr.inference.v1 import inference_pb2_grpc as rpc
@@ -20,16 +17,15 @@ from otr_inference.answering import Answering, Outcome, start_answering
 from otr_inference.engine_worker import EngineWorker
 from otr_inference.measurements import Measurements
 from otr_inference.outbox import Outbox
+from otr_inference.ports import AnswerRow, RequestIdReusedError, Store
 from otr_inference.sealing import Sealer, answer_file, stored_blob
 from otr_inference.served_model import ServedModel
 from otr_inference.session import Sessions
-from otr_inference.store_sqlite import AnswerRow, AnswerStore, RequestIdReusedError
 from otr_inference.wire import Asked
 from otr_protocol.errors import MalformedError, Refusal, RejectedError
 from otr_protocol.output import Finish
 from otr_server.identity import peer
-
-Context: TypeAlias = grpc.aio.ServicerContext  # type: ignore[type-arg]
+from otr_server.status import Context
 
 ENGINE_NAME = "exact-int8/numba"
 
@@ -62,7 +58,7 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         model: ServedModel,
         worker: EngineWorker,
         sessions: Sessions,
-        store: AnswerStore,
+        store: Store,
         sealer: Sealer,
         outbox: Outbox,
         measurements: Measurements,

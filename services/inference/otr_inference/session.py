@@ -17,8 +17,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from otr_inference.delegations import Delegations
-from otr_inference.ports import Attester, KeyBinding, Verifier
-from otr_inference.store_sqlite import AnswerStore, SessionRow
+from otr_inference.ports import Attester, KeyBinding, SessionRow, Store, Verifier
 from otr_protocol.attestation.ear import AttestationResult, verify_token
 from otr_protocol.errors import Refusal, RejectedError, UnavailableError
 from otr_server.backoff import Backoff
@@ -72,7 +71,7 @@ class Sessions:
         attester: Attester,
         verifier: Verifier,
         delegations: Delegations,
-        store: AnswerStore,
+        store: Store,
         now_ms: Callable[[], int],
         renew_before_seconds: int,
         on_change: Callable[[bool, Session | None], None],

@@ -14,11 +14,17 @@ import functools
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from otr_protocol.errors import ConflictError, ExhaustedError
+from otr_inference.ports import (
+    AnswerRow,
+    OutboxRow,
+    RequestIdReusedError,
+    Sealed,
+    SessionRow,
+    StorageFullError,
+)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -43,61 +49,6 @@ CREATE TABLE IF NOT EXISTS outbox (
   payload_hash BLOB, UNIQUE (kind, record)
 );
 """
-
-
-class StorageFullError(ExhaustedError):
-    """The disk is full: nothing new is accepted, what was acknowledged stays."""
-
-    reason = "STORAGE_FULL"
-
-
-class RequestIdReusedError(ConflictError):
-    """The request id was used before with other bytes."""
-
-    reason = "REQUEST_ID_REUSED"
-
-
-@dataclass(frozen=True, slots=True)
-class SessionRow:
-    """A session as stored: what its statements refer to."""
-
-    session_key: bytes
-    delegation: bytes
-    token: bytes
-    token_digest: bytes
-    evidence: bytes
-    evidence_digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerRow:
-    """A sealed answer as stored."""
-
-    payload_hash: bytes
-    session: SessionRow
-    statement: bytes
-    blob: bytes
-    blob_digest: bytes
-    content_key: bytes
-    receipt: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
-    """A record waiting for the log; statements bring the blobs the log must hold first."""
-
-    id: int
-    kind: int
-    record: bytes
-    payload_hash: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """What the signer returns for an assigned sequence number."""
-
-    payload_hash: bytes
-    statement: bytes
 
 
 class AnswerStore:

@@ -11,7 +11,7 @@ import typer
 
 from otr_client.cli.output import emit, err, exit_with, fail, out
 from otr_client.cli.up import DEFAULT_DIR
-from otr_client.client import Chunk, Client, Completed, reason
+from otr_client.client import Client, Completed, reason
 from otr_client.request import DEFAULT_SYSTEM, Ask
 from otr_client.stack.directory import StackDirectory
 from otr_protocol.errors import Refusal
@@ -92,7 +92,7 @@ async def _generate(client: Client, ask: Ask, wait_receipt: bool, *, quiet: bool
         async for event in client.generate(ask, wait_receipt=wait_receipt):
             if isinstance(event, Completed):
                 completed = event
-            elif isinstance(event, Chunk) and not quiet:
+            elif not quiet:
                 out.print(event.text, end="", markup=False, soft_wrap=True)
         assert completed is not None  # generate() ends with it or raises
         return completed

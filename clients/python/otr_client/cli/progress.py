@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 
 from otr_client.cli.output import err
+from otr_numerics.fetch import Progress
 
 
 @contextmanager
-def progress_callback() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield `report(step, done, total)`; each step gets a bar of its own."""
+def progress_callback() -> Iterator[Progress]:
+    """Yield `report(stage, done, total)`; each stage gets a bar of its own."""
     bars: dict[str, TaskID] = {}
-    with Progress(
+    with Bars(
         TextColumn("{task.description:24}"),
         BarColumn(),
         TextColumn("{task.percentage:3.0f}%"),
@@ -23,9 +25,9 @@ def progress_callback() -> Iterator[Callable[[str, int, int], None]]:
         transient=False,
     ) as progress:
 
-        def report(step: str, done: int, total: int) -> None:
-            if step not in bars:
-                bars[step] = progress.add_task(step, total=max(1, total))
-            progress.update(bars[step], completed=done, total=max(1, total))
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                bars[stage] = progress.add_task(stage, total=max(1, total))
+            progress.update(bars[stage], completed=done, total=max(1, total))
 
         yield report
