@@ -9,12 +9,13 @@ meanwhile waits for the same outcome.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from otr_inference.engine_worker import Ended, EngineWorker, Job
-from otr_inference.ports import AnswerRow, Store
+from otr_inference.ports import AnswerRow, StorageFullError, Store
 from otr_inference.sealing import Sealer
 from otr_inference.session import Session
 from otr_inference.wire import Asked
@@ -89,7 +90,8 @@ class Answering:
                 self.outcome.set_exception(error)
                 self.outcome.exception()  # retrieved: nobody may be left to do it
             self._steps.put_nowait(None)
-            await store.release(self.client, self.asked.request_id)
+            with contextlib.suppress(StorageFullError):  # the id may be taken again all the same
+                await store.release(self.client, self.asked.request_id)
             if isinstance(error, asyncio.CancelledError):
                 raise
         else:

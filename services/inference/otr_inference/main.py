@@ -117,7 +117,7 @@ async def build(settings: Settings) -> Built:
         max_waiting=settings.limits.max_waiting,
     )
     registry = new_registry()
-    store = AnswerStore(settings.data_dir / "inference.sqlite")
+    store = AnswerStore(settings.data_dir / "inference.sqlite", settings.max_database_bytes)
     await store.open()
     if model.model_record:
         await store.enqueue(int(EntryKind.MODEL), model.model_record)

@@ -51,6 +51,8 @@ class Settings:
     """Hex; a model directory with another id is refused at start."""
     engine_threads: int = 1
     max_positions: int = 2048
+    max_database_bytes: int | None = None
+    """Quota of the database of answers; None leaves it to the disk."""
     renew_before_seconds: int = 300
     """How long before a token expires the next session is prepared."""
     drain_seconds: int = 30

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,9 @@ from otr_inference.ports import (
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+RETRY_FULL_SECONDS = 30.0
+"""After the disk was full, how long to refuse what is new before trying again."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS session (
@@ -54,10 +58,13 @@ CREATE TABLE IF NOT EXISTS outbox (
 class AnswerStore:
     """The operator's durable state; see the module's docstring for what it guarantees."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_bytes: int | None = None) -> None:
+        """`max_bytes` bounds the database; without it the disk does."""
         self._path = path
+        self._max_bytes = max_bytes
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="answer-store")
         self._db: sqlite3.Connection | None = None
+        self._full_until = 0.0
 
     async def open(self) -> None:
         """Create or open the database; requests that died unanswered are forgotten."""
@@ -147,6 +154,9 @@ class AnswerStore:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.execute("PRAGMA foreign_keys=ON")
+        if self._max_bytes is not None:
+            page_bytes = db.execute("PRAGMA page_size").fetchone()[0]
+            db.execute(f"PRAGMA max_page_count={self._max_bytes // page_bytes}")
         db.executescript(SCHEMA)
         db.execute("DELETE FROM request WHERE payload_hash IS NULL")
         self._db = db
@@ -170,9 +180,8 @@ class AnswerStore:
         except sqlite3.OperationalError as error:
             _rollback(db)
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-                raise StorageFullError(
-                    "the operator's disk is full; nothing was accepted", retry_after_ms=30_000
-                ) from error
+                self._full_until = time.monotonic() + RETRY_FULL_SECONDS
+                raise _storage_full() from error
             raise
         except BaseException:
             _rollback(db)
@@ -196,6 +205,11 @@ class AnswerStore:
         )
 
     def _admit(self, client: str, request_id: bytes, fingerprint: bytes) -> AnswerRow | None:
+        # The few bytes of an admission may still fit where an answer did not: do not compute
+        # answers that cannot be kept.
+        if time.monotonic() < self._full_until and self._answer_of(client, request_id) is None:
+            raise _storage_full()
+
         def body(db: sqlite3.Connection) -> AnswerRow | None:
             row = db.execute(
                 "SELECT fingerprint, payload_hash FROM request WHERE client=? AND request_id=?",
@@ -334,6 +348,13 @@ class AnswerStore:
                     )
 
         self._in_transaction(body)
+
+
+def _storage_full() -> StorageFullError:
+    return StorageFullError(
+        "the operator's disk is full; nothing was accepted",
+        retry_after_ms=round(RETRY_FULL_SECONDS * 1000),
+    )
 
 
 def _rollback(db: sqlite3.Connection) -> None:
