@@ -1,4 +1,4 @@
-"""The life of an answer through all five services, in one process and as processes that are killed."""
+"""The life of an answer through all five services, in one process and as processes that die."""
 
 from __future__ import annotations
 
