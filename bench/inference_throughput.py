@@ -3,8 +3,8 @@
 One process builds the real inference service (engine, queue, trace, statement, durable store,
 outbox) and talks to real attestation and commitment services beside it. Pairs alternate: the bare
 engine decodes a prompt, then the service answers the same prompt; which goes first alternates too.
-The bare loop does what any server must (forward pass, sampling, detokenising) and nothing of ours. The
-attested time runs from the first step to the durable signed statement, so sealing is inside.
+The bare loop does what any server must (forward pass, sampling, detokenising) and nothing of ours.
+The attested time runs from the first step to the durable signed statement: sealing is inside.
 
     python bench/inference_throughput.py [--pairs 15] [--tokens 256] [--model smollm2]
 
