@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final, TypeAlias, TypeVar
 
 from otr_protocol import answer_refusals as refusals
+from otr_protocol import signer
 from otr_protocol.answer import Answer, open_answer
 from otr_protocol.attestation.compact_jws import TokenKeyUnknownError
 from otr_protocol.attestation.ear import AttestationResult, verify_token
@@ -55,14 +56,9 @@ def delegation(answer: Answer, statement: Statement, roots: TrustRoots) -> Outco
     if H(answer.delegation) != statement.delegation_digest:
         raise refusals.DelegationDigestError("not the delegation that the statement names")
     found = open_delegation(answer.delegation).delegation
-    if found.operator_id != statement.operator_id:
-        raise refusals.DelegationMismatchError("by another operator", field="operator_id")
-    if found.session_key != statement.session_key:
-        raise refusals.DelegationMismatchError("of another session key", field="session_key")
+    signer.require_delegated(statement, found)
     if roots.operators and statement.operator_id not in roots.operators:
         raise refusals.OperatorNotPinnedError("the operator is not pinned", field="operator_id")
-    if statement.end_ms > found.not_after:
-        raise refusals.DelegationExpiredError("the delegation had expired", field="not_after")
     if roots.logs:
         # Also without a receipt: an operator bound to some other log need never show up in ours.
         _log_keys(found.log_origin, roots)
@@ -109,11 +105,7 @@ def attestation_binding(
     answer: Answer, statement: Statement, attestation: AttestationResult
 ) -> Outcome[None]:
     """The evidence named this operator, this session key and this model."""
-    for field in ("operator_id", "session_key", "model_id"):
-        if getattr(attestation, field) != getattr(statement, field):
-            raise refusals.AttestationBindingError(
-                f"the evidence names another {field}", field=field
-            )
+    signer.require_attested(statement, attestation)
     if attestation.evidence_digest != answer.evidence_digest:
         raise refusals.EvidenceDigestError("not the evidence of this token", field="evidence")
     return None, f"evidence {_short(answer.evidence_digest)} names this session key and model"

@@ -14,15 +14,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum, unique
-from typing import Final
 
+from otr_protocol import signer
+from otr_protocol.answer_refusals import SimulatedEvidenceError
 from otr_protocol.attestation.ear import AttestationResult
 from otr_protocol.errors import RejectedError
 from otr_protocol.identity import VerifiedDelegation
 from otr_protocol.statement import Statement
-
-LATE_MS: Final = 10 * 60 * 1000
-"""Logged later than the token's end plus this: kept, not payable."""
 
 
 @unique
@@ -35,22 +33,10 @@ class State(IntEnum):
     IGNORED = 7
 
 
-class NotDelegatedError(RejectedError):
-    """The delegation that the statement names is not for this session, log or time."""
+class OtherLogError(RejectedError):
+    """The delegation that the statement names is for another log."""
 
-    reason = "NOT_DELEGATED"
-
-
-class TokenNotForStatementError(RejectedError):
-    """The token was issued for another operator, session key or model."""
-
-    reason = "TOKEN_NOT_FOR_STATEMENT"
-
-
-class SimulatedEvidenceError(RejectedError):
-    """The evidence comes from a development TEE and this arbiter does not accept that."""
-
-    reason = "SIMULATED_EVIDENCE"
+    reason = "DELEGATION_OF_ANOTHER_LOG"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,32 +53,27 @@ class Standing:
     reason: str = ""
 
 
-def require_delegated(
+def require_answerable(
     statement: Statement, delegation: VerifiedDelegation, log_origin: str
 ) -> None:
-    """Raise NotDelegatedError unless `delegation` makes the operator answer for `statement`."""
+    """Refuse unless `delegation` makes an operator answer for `statement` in this log.
+
+    Raises OtherLogError and what `signer.require_delegated` raises.
+    """
     granted = delegation.delegation
-    if granted.session_key != statement.session_key:
-        raise NotDelegatedError("the delegation is for another session key")
-    if granted.operator_id != statement.operator_id:
-        raise NotDelegatedError("the delegation is by another operator")
     if granted.log_origin != log_origin:
-        raise NotDelegatedError("the delegation is for another log")
-    if statement.end_ms > granted.not_after:
-        raise NotDelegatedError("the delegation ended before the answer did")
+        raise OtherLogError("the delegation is for another log", field="log_origin")
+    signer.require_delegated(statement, granted)
 
 
 def require_attested(
     statement: Statement, result: AttestationResult, *, accept_simulated: bool
 ) -> None:
-    """Raise unless the token is for this statement's signer and model and covers its time."""
-    bound = (
-        result.operator_id == statement.operator_id
-        and result.session_key == statement.session_key
-        and result.model_id == statement.model_id
-    )
-    if not bound:
-        raise TokenNotForStatementError("the token binds another operator, session key or model")
+    """Refuse unless the token is for this statement's signer and model and covers its time.
+
+    Raises SimulatedEvidenceError and what `signer.require_attested` and `require_covers` raise.
+    """
+    signer.require_attested(statement, result)
     if result.simulated and not accept_simulated:
         raise SimulatedEvidenceError("simulated evidence proves nothing about hardware")
     result.require_covers(statement.start_ms, statement.end_ms)
@@ -100,7 +81,7 @@ def require_attested(
 
 def provisional(standing: Standing, statement: Statement, result: AttestationResult) -> Standing:
     """The standing after both checks passed."""
-    payable = standing.log_time_ms <= result.expires_at * 1000 + LATE_MS
+    payable = signer.is_payable(standing.log_time_ms, result)
     return replace(
         standing,
         state=State.PROVISIONAL,

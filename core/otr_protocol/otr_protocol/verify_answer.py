@@ -28,6 +28,7 @@ from otr_protocol.identity import Delegation
 from otr_protocol.payment import Allowance
 from otr_protocol.request import GenerationInput
 from otr_protocol.request_blob import RequestBlob
+from otr_protocol.signer import is_payable
 from otr_protocol.statement import Statement, VerifiedStatement
 from otr_protocol.tlog.receipt import VerifiedReceipt
 from otr_protocol.trust import TrustRoots
@@ -51,8 +52,6 @@ CHECKS: Final = (
     "allowance",
     "receipt",
 )
-# A statement logged later than this after its token expired is kept, and not paid.
-LATE_REGISTRATION_MS: Final = 600_000
 
 Established = TypeVar("Established")
 Arguments = ParamSpec("Arguments")
@@ -204,7 +203,7 @@ def verify_answer(data: bytes, roots: TrustRoots, now_ms: int) -> VerifiedAnswer
 
     payable = None
     if receipt is not None:
-        payable = receipt.log_time_ms <= attestation.expires_at * 1000 + LATE_REGISTRATION_MS
+        payable = is_payable(receipt.log_time_ms, attestation)
     return VerifiedAnswer(
         answer=answer,
         signed=signed,

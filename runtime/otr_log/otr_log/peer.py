@@ -11,6 +11,7 @@ import grpc
 from otr.commitment.v1 import commitment_pb2 as pb
 from otr.commitment.v1 import commitment_pb2_grpc as rpc
 from otr_protocol.errors import RejectedError, UnavailableError
+from otr_server.status import reason_of
 
 CHUNK_BYTES = 256 * 1024
 CALL_SECONDS = 20.0
@@ -21,6 +22,16 @@ class LogUnavailableError(UnavailableError):
     """The log did not answer, or refused what was sent."""
 
     reason = "LOG_UNAVAILABLE"
+
+
+class RecordRefusedError(RejectedError):
+    """The log will never take a record: it is malformed. `log_reason` is its permanent reason."""
+
+    reason = "RECORD_REFUSED"
+
+    def __init__(self, message: str, log_reason: str) -> None:
+        super().__init__(message)
+        self.log_reason = log_reason
 
 
 class BlobMismatchError(RejectedError):
@@ -81,7 +92,8 @@ class LogPeer:
     async def append(self, records: Sequence[tuple[int, bytes]]) -> list[Registered]:
         """Append at most 256 (kind byte, record) pairs in order and return their receipts.
 
-        Idempotent on the record; durable on return. Raises LogUnavailableError.
+        Idempotent on the record; durable on return; all or nothing. Raises RecordRefusedError when
+        the log refuses a record, LogUnavailableError for everything that may pass.
         """
         entries = [
             pb.AppendEntryRequest(
@@ -94,6 +106,9 @@ class LogPeer:
                 pb.AppendBatchRequest(entries=entries), timeout=CALL_SECONDS
             )
         except grpc.aio.AioRpcError as error:
+            log_reason = reason_of(error)
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT and log_reason is not None:
+                raise RecordRefusedError(error.details() or "", log_reason) from error
             raise unavailable(error) from error
         return [
             Registered(result.leaf_index, result.log_time_ms, result.receipt)

@@ -127,7 +127,7 @@ class Arbiter:
         if record is None:
             return row.standing
         try:
-            finality.require_delegated(statement, open_delegation(record), self._log_origin)
+            finality.require_answerable(statement, open_delegation(record), self._log_origin)
             result = await self._token(statement)
             finality.require_attested(statement, result, accept_simulated=self._accept_simulated)
         except LogUnavailableError:

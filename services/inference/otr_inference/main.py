@@ -42,10 +42,16 @@ from otr_server.tls import ServerTls, read_certificates
 
 NAME = "otr-inference"
 SERVICE = "otr.inference.v1.InferenceService"
-METHODS = (
-    "Generate", "Abort", "GetModelInfo", "GetServerInfo", "GetAttestation", "GetAnswer",
-    "OpenTrace",
-)  # fmt: skip
+ASKERS = frozenset({"client", "watcher", "auditor", "operator"})
+ROLES = {
+    "Generate": ASKERS,
+    "Abort": ASKERS,
+    "GetAnswer": ASKERS,
+    "OpenTrace": ANY_ROLE,
+    "GetModelInfo": ANY_ROLE,
+    "GetServerInfo": ANY_ROLE,
+    "GetAttestation": ANY_ROLE,
+}
 # The engine's thread must get the GIL back soon after a kernel, also while gRPC encodes.
 GIL_SWITCH_SECONDS = 0.0005
 
@@ -171,7 +177,7 @@ async def build(settings: Settings) -> Built:
         settings.listen,
         settings.tls,
         [Servicer(rpc.add_InferenceServiceServicer_to_server, servicer, SERVICE)],
-        {f"/{SERVICE}/{method}": ANY_ROLE for method in METHODS},
+        {f"/{SERVICE}/{method}": roles for method, roles in ROLES.items()},
         [sessions.run, outbox.run],
         reflection=settings.reflection,
         max_request_bytes=settings.limits.max_request_bytes,

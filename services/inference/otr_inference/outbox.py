@@ -14,7 +14,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from otr_inference.ports import OutboxRow, Store
-from otr_log.peer import LogPeer
+from otr_log.peer import LogPeer, RecordRefusedError
 from otr_protocol.errors import Refusal
 from otr_server.backoff import Backoff
 
@@ -39,6 +39,10 @@ class Outbox:
         )
         self._failures = Counter(
             "otr_inference_outbox_failures", "Failed attempts to reach the log", registry=registry
+        )
+
+        self._set_aside = Counter(
+            "otr_inference_outbox_set_aside", "Records that the log refused", registry=registry
         )
 
     def notify(self) -> None:
@@ -93,7 +97,17 @@ class Outbox:
             blobs[answer.blob_digest] = answer.blob
         if blobs:
             await self._peer.put_blobs(list(blobs.items()))
-        registered = await self._peer.append([(row.kind, row.record) for row in rows])
+        try:
+            registered = await self._peer.append([(row.kind, row.record) for row in rows])
+        except RecordRefusedError as refusal:
+            if len(rows) > 1:  # all or nothing: find the one, so that it does not hold up the rest
+                for row in rows:
+                    await self._send([row])
+            else:
+                log.error("record_set_aside", kind=rows[0].kind, reason=refusal.log_reason)
+                await self._store.set_aside(rows[0], refusal.log_reason)
+                self._set_aside.inc()
+            return
         await self._store.acknowledge(
             [(row, entry.receipt) for row, entry in zip(rows, registered, strict=True)]
         )

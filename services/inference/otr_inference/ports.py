@@ -153,6 +153,10 @@ class Store(Protocol):
         """How many records the log has not acknowledged."""
         ...
 
+    async def set_aside(self, row: OutboxRow, reason: str) -> None:
+        """Keep a record that the log refused, with its reason, and stop sending it."""
+        ...
+
     async def acknowledge(self, rows: Sequence[tuple[OutboxRow, bytes]]) -> None:
         """Drop records that the log has, keeping the receipts of statements."""
         ...

@@ -50,7 +50,7 @@ CREATE TABLE IF NOT EXISTS answer (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outbox (
   id INTEGER PRIMARY KEY AUTOINCREMENT, kind INTEGER NOT NULL, record BLOB NOT NULL,
-  payload_hash BLOB, UNIQUE (kind, record)
+  payload_hash BLOB, refused TEXT, UNIQUE (kind, record)
 );
 """
 
@@ -137,6 +137,10 @@ class AnswerStore:
     async def outbox_size(self) -> int:
         """How many records the log has not acknowledged."""
         return await self._run(self._outbox_size)
+
+    async def set_aside(self, row: OutboxRow, reason: str) -> None:
+        """Keep a record that the log refused, with its reason, and stop sending it."""
+        await self._run(self._set_aside, row, reason)
 
     async def acknowledge(self, rows: Sequence[tuple[OutboxRow, bytes]]) -> None:
         """Drop records that the log has, keeping the receipts of statements."""
@@ -329,13 +333,24 @@ class AnswerStore:
 
     def _outbox(self, limit: int) -> list[OutboxRow]:
         rows = self._connection().execute(
-            "SELECT id, kind, record, payload_hash FROM outbox ORDER BY id LIMIT ?", (limit,)
+            "SELECT id, kind, record, payload_hash FROM outbox WHERE refused IS NULL"
+            " ORDER BY id LIMIT ?",
+            (limit,),
         )
         return [OutboxRow(*row) for row in rows]
 
     def _outbox_size(self) -> int:
-        count: int = self._connection().execute("SELECT count(*) FROM outbox").fetchone()[0]
+        count: int = (
+            self._connection()
+            .execute("SELECT count(*) FROM outbox WHERE refused IS NULL")
+            .fetchone()[0]
+        )
         return count
+
+    def _set_aside(self, row: OutboxRow, reason: str) -> None:
+        self._in_transaction(
+            lambda db: db.execute("UPDATE outbox SET refused=? WHERE id=?", (reason, row.id))
+        )
 
     def _acknowledge(self, rows: Sequence[tuple[OutboxRow, bytes]]) -> None:
         def body(db: sqlite3.Connection) -> None:

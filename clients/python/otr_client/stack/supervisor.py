@@ -93,7 +93,8 @@ class Supervisor:
                 stderr=log,
                 # Their own group: Ctrl-C reaches us alone, and we stop them in order.
                 start_new_session=True,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                # grpc's core writes plain lines between the JSON of the logs otherwise.
+                env=os.environ | {"PYTHONUNBUFFERED": "1", "GRPC_VERBOSITY": "NONE"},
             )
         self._running[name] = _Running(unit, process)
 

@@ -1,0 +1,237 @@
+"""The arbiter against a real log: whose statements count, when they are final, and restarts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from otr.arbitration.v1 import arbitration_pb2 as pb
+from otr.arbitration.v1 import arbitration_pb2_grpc as rpc
+from otr.commitment.v1 import commitment_pb2 as log_pb
+from otr_arbitration.main import start
+from otr_arbitration.settings import Settings
+from otr_protocol.attestation.compact_jws import jwks_document
+from otr_protocol.digest import H
+from otr_protocol.identity import operator_id
+from otr_protocol.statement import open_statement
+from otr_server.channel import open_channel
+from otr_server.process import Listen, Process
+from otr_server.status import reason_of
+from support.answers import ISSUER_KEY, MODEL_ID, OPERATOR, TOKEN_ISSUED, World, sign_token
+from support.log_service import (
+    EXHIBIT,
+    Service,
+    delegation,
+    entry,
+    log_service,
+    pki_in,
+    put,
+    statement,
+)
+
+RECEIVED = pb.FINALITY_STATE_RECEIVED
+PROVISIONAL = pb.FINALITY_STATE_PROVISIONAL
+FINAL = pb.FINALITY_STATE_FINAL
+IGNORED = pb.FINALITY_STATE_IGNORED
+
+
+class Arbiter:
+    """A running arbiter beside a log, which it can outlive."""
+
+    def __init__(self, log: Service, process: Process, stub: Any) -> None:
+        self.log = log
+        self.process = process
+        self.stub = stub
+
+    async def states(self, payload_hash: bytes, *, until: int) -> list[pb.Finality]:
+        """The changes of one statement up to the state `until`."""
+        seen: list[pb.Finality] = []
+        watch = self.stub.WatchFinality(pb.WatchFinalityRequest(payload_hash=payload_hash))
+        async with asyncio.timeout(30):
+            async for message in watch:
+                seen += message.changes
+                if until in [change.state for change in seen]:
+                    return seen
+        raise AssertionError("the stream ended")
+
+
+def settings_in(directory: Path, log: Service, **changes: Any) -> Settings:
+    pki = pki_in(directory)
+    pki.add("arbitration")
+    vkey = directory / "log.vkey"
+    vkey.write_text(str(log.log_key))
+    jwks = directory / "jwks.json"
+    jwks.write_text(jwks_document([ISSUER_KEY.public_key()]))
+    settings = Settings(
+        listen=Listen(),
+        data_dir=directory / "arbitration",
+        commitment_target=log.process.bound.target,
+        log_vkey_file=vkey,
+        jwks_file=jwks,
+        window_seconds=0.3,
+        accept_simulated=True,
+        tls=pki.server_tls("arbitration"),
+    )
+    return replace(settings, **changes)
+
+
+@asynccontextmanager
+async def arbiter(directory: Path, log: Service, **changes: Any) -> AsyncIterator[Arbiter]:
+    process = await start(settings_in(directory, log, **changes))
+    tls = pki_in(directory).client_tls("watcher")
+    try:
+        async with open_channel(process.bound.target, tls, "arbitration") as channel:
+            yield Arbiter(log, process, rpc.ArbitrationServiceStub(channel))
+    finally:
+        await process.drain()
+
+
+EVIDENCE = b"evidence bundle"
+
+
+def token_of(issued: int = TOKEN_ISSUED, **private: Any) -> bytes:
+    """A token of the test issuer for the test session, `issued` seconds since 1970."""
+    claims = World().token_claims(evidence_digest=H(EVIDENCE), **private)
+    return sign_token(claims | {"iat": issued, "nbf": issued, "exp": issued + 3600})
+
+
+async def log_statement(
+    log: Service, seq: int = 0, *, token: bytes | None = None, issued: int = TOKEN_ISSUED
+) -> bytes:
+    """Log a statement with the blobs it needs; returns its payload hash."""
+    token = token_of(issued) if token is None else token
+    await put(log.stub(), EXHIBIT.blob, EVIDENCE, token)
+    signed = statement(
+        seq,
+        model_id=MODEL_ID,
+        delegation_digest=H(delegation()),
+        token_digest=H(token),
+        start_ms=issued * 1000 + 1000,
+        end_ms=issued * 1000 + 2000,
+    )
+    await log.stub().AppendEntry(entry(signed))
+    return open_statement(signed).payload_hash
+
+
+async def log_delegation(log: Service) -> None:
+    await log.stub().AppendEntry(entry(delegation(), log_pb.ENTRY_KIND_DELEGATION))
+
+
+def states(changes: list[pb.Finality]) -> list[int]:
+    return [change.state for change in changes]
+
+
+async def test_a_delegated_and_attested_statement_becomes_final(tmp_path: Path) -> None:
+    async with log_service(tmp_path) as log, arbiter(tmp_path, log) as judge:
+        await log_delegation(log)
+        payload_hash = await log_statement(log)
+        changes = await judge.states(payload_hash, until=FINAL)
+        assert states(changes) == [RECEIVED, PROVISIONAL, FINAL]
+        final = changes[-1]
+        assert (final.operator_id, final.payable) == (operator_id(OPERATOR.public), True)
+        assert final.window_ends_ms == final.log_time_ms + 300
+        found = await judge.stub.GetFinality(pb.GetFinalityRequest(leaf_index=1))
+        assert found.finality == final
+
+
+async def test_a_statement_waits_for_its_delegation(tmp_path: Path) -> None:
+    async with log_service(tmp_path) as log, arbiter(tmp_path, log) as judge:
+        payload_hash = await log_statement(log)
+        received = await judge.states(payload_hash, until=RECEIVED)
+        assert states(received) == [RECEIVED]
+        await log_delegation(log)
+        changes = await judge.states(payload_hash, until=FINAL)
+        assert states(changes) == [RECEIVED, PROVISIONAL, FINAL]
+
+
+WRONG_TOKENS = [
+    ("another session key", {"session_key": b"x" * 32}, "ATTESTATION_BINDING"),
+    ("another model", {"model_id": b"x" * 32}, "ATTESTATION_BINDING"),
+    ("another operator", {"operator_id": b"x" * 32}, "ATTESTATION_BINDING"),
+]
+
+
+@pytest.mark.parametrize(
+    ("private", "reason"), [pytest.param(p, r, id=n) for n, p, r in WRONG_TOKENS]
+)
+async def test_a_token_for_somebody_else_gets_a_statement_ignored(
+    tmp_path: Path, private: dict[str, bytes], reason: str
+) -> None:
+    async with log_service(tmp_path) as log, arbiter(tmp_path, log) as judge:
+        await log_delegation(log)
+        payload_hash = await log_statement(log, token=token_of(**private))
+        changes = await judge.states(payload_hash, until=IGNORED)
+        assert states(changes) == [RECEIVED, IGNORED]
+        assert (changes[-1].reason, changes[-1].payable) == (reason, False)
+
+
+async def test_a_token_by_an_issuer_that_is_not_pinned_is_worth_nothing(tmp_path: Path) -> None:
+    foreign = ec.generate_private_key(ec.SECP384R1())
+    claims = World().token_claims(evidence_digest=H(EVIDENCE))
+    async with log_service(tmp_path) as log, arbiter(tmp_path, log) as judge:
+        await log_delegation(log)
+        payload_hash = await log_statement(log, token=sign_token(claims, foreign))
+        changes = await judge.states(payload_hash, until=IGNORED)
+        assert changes[-1].reason == "TOKEN_KEY_UNKNOWN"
+
+
+async def test_simulated_evidence_counts_only_where_it_is_accepted(tmp_path: Path) -> None:
+    async with (
+        log_service(tmp_path) as log,
+        arbiter(tmp_path, log, accept_simulated=False) as judge,
+    ):
+        await log_delegation(log)
+        payload_hash = await log_statement(log, token=token_of(simulated=True))
+        changes = await judge.states(payload_hash, until=IGNORED)
+        assert changes[-1].reason == "EVIDENCE_SIMULATED"
+
+
+async def test_a_statement_logged_long_after_its_token_is_kept_and_not_paid(
+    tmp_path: Path,
+) -> None:
+    async with log_service(tmp_path) as log, arbiter(tmp_path, log) as judge:
+        await log_delegation(log)
+        payload_hash = await log_statement(log, issued=1_700_000_000)
+        changes = await judge.states(payload_hash, until=FINAL)
+        assert (changes[-1].payable, changes[-1].reason) == (False, "LOGGED_LATE")
+
+
+async def test_a_restarted_arbiter_goes_on_and_applies_nothing_twice(tmp_path: Path) -> None:
+    async with log_service(tmp_path) as log:
+        await log_delegation(log)
+        async with arbiter(tmp_path, log) as judge:
+            first = await log_statement(log, 0)
+            before = await judge.states(first, until=FINAL)
+        second = await log_statement(log, 1)
+        async with arbiter(tmp_path, log) as judge:
+            await judge.states(second, until=FINAL)
+            assert await judge.states(first, until=FINAL) == before
+            info = await judge.stub.GetServiceInfo(pb.GetServiceInfoRequest())
+        assert info.next_index == 3
+
+
+async def test_an_unknown_statement_is_waited_for_and_then_not_found(tmp_path: Path) -> None:
+    async with log_service(tmp_path) as log, arbiter(tmp_path, log) as judge:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await judge.stub.GetFinality(pb.GetFinalityRequest(payload_hash=b"p" * 32, wait_ms=100))
+        assert reason_of(caught.value) == "STATEMENT_UNKNOWN"
+
+
+async def test_disputes_and_money_say_that_they_are_not_built(tmp_path: Path) -> None:
+    async with log_service(tmp_path) as log, arbiter(tmp_path, log) as judge:
+        for call in (
+            judge.stub.RaiseDispute(pb.RaiseDisputeRequest()),
+            judge.stub.Deposit(pb.DepositRequest()),
+            judge.stub.GetGame(pb.GetGameRequest()),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
