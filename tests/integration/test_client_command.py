@@ -16,6 +16,7 @@ from support.stack import running_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+NOWHERE = Path("nowhere")
 COMMAND = "import sys; from otr_client.cli.app import main; sys.argv[0] = 'otr'; main()"
 
 
@@ -78,10 +79,7 @@ async def test_a_genuine_answer_verifies_with_exit_code_0(stack_dir: Path, answe
 async def test_a_changed_answer_names_the_failed_check_with_exit_code_1(
     stack_dir: Path, answer: Path, tmp_path: Path
 ) -> None:
-    data = bytearray(answer.read_bytes())
-    data[200] ^= 1
-    changed = tmp_path / "changed.otr"
-    changed.write_bytes(data)
+    changed = with_one_bit_changed(answer, tmp_path / "changed.otr")
     ran = await otr("verify", changed, "--dir", stack_dir, "--json")
     assert (ran.code, ran.document["verified"]) == (1, False)
     assert ran.document["failed_check"] == "statement_signature"
@@ -108,6 +106,17 @@ async def test_tokens_appear_as_they_come(stack_dir: Path) -> None:
     assert "verified" in ran.err
 
 
+def with_one_bit_changed(answer: Path, changed: Path) -> Path:
+    data = bytearray(answer.read_bytes())
+    data[200] ^= 1
+    changed.write_bytes(data)
+    return changed
+
+
+def was_made(directory: Path) -> bool:
+    return directory.exists()
+
+
 MISTAKES = [
     ("a file that is not there", ("verify", "nowhere.otr"), 2),
     ("an unknown command", ("frobnicate",), 2),
@@ -126,6 +135,7 @@ async def test_a_mistake_is_answered_without_a_traceback(
     ran = await otr(*arguments)
     assert ran.code == code
     assert ran.err.strip()
+    assert not was_made(NOWHERE)
 
 
 async def test_a_request_the_server_refuses_names_its_reason(stack_dir: Path) -> None:

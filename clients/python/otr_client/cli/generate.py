@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,8 @@ from otr_client.client import Client, Completed, reason
 from otr_client.request import DEFAULT_SYSTEM, Ask
 from otr_client.stack.directory import StackDirectory
 from otr_protocol.errors import Refusal
-from otr_protocol.trust import load_roots
+from otr_protocol.trust import TrustRoots, load_roots
+from otr_server.channel import classify_handshake
 from otr_server.status import reason_of
 from otr_server.tls import ClientTls
 
@@ -70,8 +72,8 @@ def generate(
             seed=_seed(seed),
             stop=stop or (),
         )
-        client = _client(directory, target, roots, tls_dir)
-        completed = asyncio.run(_generate(client, ask, wait_receipt, quiet=as_json))
+        server = _server(directory, target, roots, tls_dir)
+        completed = asyncio.run(_generate(server, ask, wait_receipt, quiet=as_json))
     except grpc.aio.AioRpcError as error:
         fail(reason_of(error) or error.code().name, reason(error))
         raise exit_with(1) from None
@@ -86,29 +88,45 @@ def generate(
         _summarise(completed, output)
 
 
-async def _generate(client: Client, ask: Ask, wait_receipt: bool, *, quiet: bool) -> Completed:
-    async with client:
-        completed: Completed | None = None
-        async for event in client.generate(ask, wait_receipt=wait_receipt):
-            if isinstance(event, Completed):
-                completed = event
-            elif not quiet:
-                out.print(event.text, end="", markup=False, soft_wrap=True)
-        assert completed is not None  # generate() ends with it or raises
-        return completed
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """Whom to ask, as whom, and what to believe."""
+
+    target: str
+    tls: ClientTls
+    roots: TrustRoots
 
 
-def _client(
+async def _generate(server: _Server, ask: Ask, wait_receipt: bool, *, quiet: bool) -> Completed:
+    try:
+        async with Client(server.target, server.tls, server.roots) as client:
+            completed: Completed | None = None
+            async for event in client.generate(ask, wait_receipt=wait_receipt):
+                if isinstance(event, Completed):
+                    completed = event
+                elif not quiet:
+                    out.print(event.text, end="", markup=False, soft_wrap=True)
+    except grpc.aio.AioRpcError as error:
+        # A refused certificate looks like a server that is away; say which of the two it is.
+        refusal = await classify_handshake(error, server.target, server.tls, "inference")
+        raise (refusal or error) from error
+    assert completed is not None  # generate() ends with it or raises
+    return completed
+
+
+def _server(
     directory: Path, target: str | None, roots: Path | None, tls_dir: Path | None
-) -> Client:
+) -> _Server:
     stack = StackDirectory(directory)
+    if target is None or roots is None or tls_dir is None:
+        stack.require_prepared()
     tls = (
         ClientTls(tls_dir / "ca.pem", tls_dir / "client.pem", tls_dir / "client.key")
         if tls_dir is not None
         else stack.client_tls()
     )
     pinned = load_roots((roots or stack.roots_file).read_bytes())
-    return Client(target or stack.target("inference"), tls, pinned)
+    return _Server(target or stack.target("inference"), tls, pinned)
 
 
 def _seed(text: str) -> bytes:

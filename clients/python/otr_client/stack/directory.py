@@ -31,10 +31,12 @@ from otr_devtee import DevelopmentPki
 from otr_numerics.model_file import inspect_model
 from otr_protocol import identity
 from otr_protocol.attestation.compact_jws import Jwks, jwks_document
+from otr_protocol.errors import UnknownError
 from otr_protocol.registry import ModelRecord, sign_model_record
 from otr_protocol.tlog.note import SignerKey
 from otr_protocol.trust import TokenIssuer, TrustRoots, dump_roots, load_roots
 from otr_server.dev_pki import DevPki, make_dev_pki
+from otr_server.identity import DEFAULT_TRUST_DOMAIN
 from otr_server.tls import ClientTls
 
 SERVICES: Final = ("inference", "attestation", "commitment", "arbitration", "spotcheck")
@@ -63,6 +65,12 @@ class StackOptions:
     engine_threads: int = 1
 
 
+class StackNotFoundError(UnknownError):
+    """No development stack has been prepared in this directory."""
+
+    reason = "STACK_NOT_FOUND"
+
+
 class StackDirectory:
     """One development stack's directory; see the module's docstring."""
 
@@ -81,6 +89,11 @@ class StackDirectory:
     def roots_file(self) -> Path:
         """The trust roots that answers of this stack verify with."""
         return self.root / "public" / "roots.json"
+
+    def require_prepared(self) -> None:
+        """Raise StackNotFoundError unless `prepare` has run here, now or in an earlier process."""
+        if not self.roots_file.is_file():
+            raise StackNotFoundError(f"no stack in {self.root}: start one with `otr up --dir`")
 
     def prepare(self, options: StackOptions) -> None:
         """Make what is missing and write the configuration. Raises the model's refusals."""
@@ -149,7 +162,7 @@ class StackDirectory:
         self._write_collateral(DevelopmentPki.load(self.devtee_dir))
 
     def _pki(self) -> DevPki:
-        return make_dev_pki(self.root / "pki", [])
+        return DevPki(self.root / "pki", DEFAULT_TRUST_DOMAIN)
 
     def _key_file(self, name: str) -> Path:
         return self.root / "keys" / name
