@@ -45,6 +45,8 @@ TRICKY = st.lists(
     ),
     max_size=12,
 ).map("".join)
+# Two private-use characters are refused in messages; a test of their own says so.
+TRICKY_MESSAGE = TRICKY.map(lambda text: text.translate({0x10FFFC: "x", 0x10FFFD: "y"}))
 
 
 def test_every_byte_is_a_token_and_control_tokens_have_no_bytes() -> None:
@@ -137,7 +139,7 @@ def test_a_conversation_is_encoded_as_the_library_would_encode_its_text(
     assert TOKENIZER.encode_chat(messages) == LIBRARY.encode(rendered).ids
 
 
-@given(contents=st.lists(TRICKY, min_size=1, max_size=3))
+@given(contents=st.lists(TRICKY_MESSAGE, min_size=1, max_size=3))
 @settings(max_examples=200, deadline=None)
 def test_no_message_can_open_or_close_a_turn(contents: list[str]) -> None:
     messages = [Message("user", content) for content in contents]
