@@ -32,20 +32,12 @@ from otr_devtee import Attester, DevelopmentPki
 from otr_devtee.ocsp_issuing import respond
 from otr_devtee.pki import BACKDATE, make_gpu
 from otr_protocol import binding
-from otr_protocol.attestation import (
-    certificates,
-    collateral,
-    evidence,
-    ocsp,
-    revocation,
-    rim,
-    snp_chain,
-    snp_crl,
-    spdm_report,
-)
+from otr_protocol.attestation import certificates, collateral, evidence, ocsp, revocation
+from otr_protocol.attestation.amd import snp_chain, snp_crl
 from otr_protocol.attestation.appraise import appraise
 from otr_protocol.attestation.evidence import EvidenceBundle
-from otr_protocol.attestation.gpu_appraisal import appraise_gpu
+from otr_protocol.attestation.nvidia import rim, spdm_report
+from otr_protocol.attestation.nvidia.gpu_appraisal import appraise_gpu
 
 NOW = 1_800_000_000
 COLD_CALLS = 100
@@ -140,7 +132,7 @@ def main() -> int:
 
     def gpu(of: EvidenceBundle, collateral_bundle: collateral.CollateralBundle) -> object:
         appraisal = appraise_gpu(
-            of.gpus[0],
+            of.devices[0],
             nonce=nonce,
             collateral=collateral_bundle,
             policy=policy,
@@ -157,8 +149,8 @@ def main() -> int:
         return verdict
 
     fresh = [bundle(small) for _ in range(50)]
-    report = spdm_report.parse(fresh[0].gpus[0].report)
-    key = certificates.parse(fresh[0].gpus[0].certificates[0]).key
+    report = spdm_report.parse(fresh[0].devices[0].report)
+    key = certificates.parse(fresh[0].devices[0].certificates[0]).key
     unit = statistics.median(cpu_ms([partial(report.require_signature, key)] * 300))
 
     print("cold ...", file=sys.stderr)

@@ -13,13 +13,13 @@ from otr_devtee import reports
 from otr_devtee.snp_issuing import revocation_list
 from otr_protocol import binding
 from otr_protocol.attestation import evidence
+from otr_protocol.attestation.amd.snp_report import TcbVersion
 from otr_protocol.attestation.appraise import appraise
 from otr_protocol.attestation.collateral import collect
 from otr_protocol.attestation.ear_claims import VerdictNotTrustedError, claims
 from otr_protocol.attestation.evidence import EvidenceBindingError, EvidenceMalformedError
-from otr_protocol.attestation.opaque import OpaqueType
+from otr_protocol.attestation.nvidia.opaque import OpaqueType
 from otr_protocol.attestation.policy import Policy
-from otr_protocol.attestation.snp_report import TcbVersion
 from otr_protocol.attestation.trust_roots import VENDOR, TrustRootSet
 from otr_protocol.attestation.verdict import Status
 from otr_protocol.binding import GpuEvidence
@@ -57,7 +57,7 @@ def test_the_replayer_presents_genuine_evidence_again(field: str) -> None:
 def test_the_mixer_puts_another_machines_gpu_beside_his_cpu() -> None:
     """A relayed GPU answers the right nonce; the CPU report has committed to another."""
     relayed = world.gpu_evidence(1)
-    mixed = dataclasses.replace(world.bundle(), gpus=(relayed,))
+    mixed = dataclasses.replace(world.bundle(), devices=(relayed,))
     verdict = world.judge(mixed)
     assert world.reasons(verdict) == {("cpu", "CPU_REPORT_DATA_MISMATCH")}
 
@@ -70,7 +70,7 @@ def test_the_mixer_puts_another_machines_cpu_beside_his_gpu() -> None:
 
 def test_the_stripper_hides_a_gpu_that_the_cpu_committed_to() -> None:
     bundle = world.bundle(2)
-    verdict = world.judge(dataclasses.replace(bundle, gpus=bundle.gpus[:1]))
+    verdict = world.judge(dataclasses.replace(bundle, devices=bundle.devices[:1]))
     assert world.refused_for(verdict, "cpu", "CPU_REPORT_DATA_MISMATCH")
 
 
@@ -81,12 +81,12 @@ def test_the_pauper_has_no_gpu_at_all() -> None:
 def test_the_multiplier_shows_one_report_eight_times() -> None:
     bundle = world.bundle()
     with pytest.raises(EvidenceMalformedError):
-        dataclasses.replace(bundle, gpus=bundle.gpus * 8)
+        dataclasses.replace(bundle, devices=bundle.devices * 8)
 
 
 def test_the_multiplier_asks_one_gpu_twice() -> None:
     """Two fresh reports of one GPU differ in bytes; the boot ROM's certificate gives it away."""
-    (first,) = world.bundle().gpus
+    (first,) = world.bundle().devices
     second = world.gpu_evidence(0)
     assert first.report != second.report
     verdict = world.judge(world.with_gpus(first, second))

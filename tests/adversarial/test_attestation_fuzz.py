@@ -10,20 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otr_protocol.attestation import (
-    certificates,
-    collateral,
-    evidence,
-    ocsp,
-    opaque,
-    policy,
-    rim,
-    snp_chain,
-    snp_crl,
-    snp_report,
-    spdm_report,
-    trust_roots,
-)
+from otr_protocol.attestation import certificates, collateral, evidence, ocsp, policy, trust_roots
+from otr_protocol.attestation.amd import snp_chain, snp_crl, snp_report
+from otr_protocol.attestation.nvidia import opaque, rim, spdm_report
 from otr_protocol.errors import Refusal
 from support import devtee_world as world
 
@@ -109,8 +98,8 @@ def test_a_mutated_policy_is_refused_or_another_policy(change: tuple[str, int, i
 
 
 PARSERS: dict[str, tuple[Callable[[bytes], object], Callable[[], bytes]]] = {
-    "gpu report": (spdm_report.parse, lambda: world.bundle().gpus[0].report),
-    "opaque data": (opaque.parse, lambda: world.bundle().gpus[0].report[-600:-96]),
+    "gpu report": (spdm_report.parse, lambda: world.bundle().devices[0].report),
+    "opaque data": (opaque.parse, lambda: world.bundle().devices[0].report[-600:-96]),
     "cpu report": (snp_report.parse, lambda: world.bundle().cpu.report),
     "device certificate": (certificates.parse, lambda: world.pki().device_chain(0)[0]),
     "vendor certificate": (snp_chain.parse, lambda: world.pki().ask.der),

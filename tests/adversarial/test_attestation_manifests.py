@@ -15,16 +15,16 @@ from otr_devtee import reports, rim_issuing
 from otr_devtee.issuing import Identity, issue
 from otr_devtee.reference_values import BLOCKS, DRIVER_INDICES
 from otr_protocol import binding
-from otr_protocol.attestation import rim
 from otr_protocol.attestation.certificates import ChainRejectedError, RootUntrustedError
 from otr_protocol.attestation.collateral import CollateralBundle, collect
-from otr_protocol.attestation.rim import RimMalformedError
-from otr_protocol.attestation.trust_roots import VENDOR
-from otr_protocol.attestation.xml_signature import (
+from otr_protocol.attestation.nvidia import rim
+from otr_protocol.attestation.nvidia.rim import RimMalformedError
+from otr_protocol.attestation.nvidia.xml_signature import (
     XmlMalformedError,
     XmlSignatureError,
     XmlSignatureProfileError,
 )
+from otr_protocol.attestation.trust_roots import VENDOR
 from otr_protocol.binding import GpuEvidence
 from otr_protocol.errors import Refusal
 from support import attestation_vectors as real

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from otr_protocol.attestation import certificates, device_chain, ocsp, rim, spdm_report
+from otr_protocol.attestation import certificates, ocsp
 from otr_protocol.attestation.certificates import ChainRejectedError, RootUntrustedError
 from otr_protocol.attestation.ear_claims import gpu_claims
-from otr_protocol.attestation.gpu_appraisal import GpuAppraisal, appraise_gpu
+from otr_protocol.attestation.nvidia import device_chain, rim, spdm_report
+from otr_protocol.attestation.nvidia.gpu_appraisal import GpuAppraisal, appraise_gpu
+from otr_protocol.attestation.nvidia.spdm_report import ReportMalformedError, ReportSignatureError
+from otr_protocol.attestation.nvidia.xml_signature import XmlSignatureError
 from otr_protocol.attestation.policy import MAX_COLLATERAL_AGE_SECONDS, Policy, RevocationMode
-from otr_protocol.attestation.spdm_report import ReportMalformedError, ReportSignatureError
 from otr_protocol.attestation.trust_roots import VENDOR
 from otr_protocol.attestation.verdict import Finding, Status, worst
-from otr_protocol.attestation.xml_signature import XmlSignatureError
 from otr_protocol.errors import Refusal
 from support import attestation_vectors as real
 

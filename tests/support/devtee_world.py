@@ -106,7 +106,7 @@ def gpu_evidence(
 def with_gpus(*gpus: GpuEvidence, **cpu: object) -> EvidenceBundle:
     """A bundle of given GPUs with a CPU report that commits to exactly them."""
     ordered = tuple(sorted(gpus, key=lambda gpu: gpu.report))
-    return dataclasses.replace(bundle(0), gpus=ordered, cpu=cpu_evidence(ordered, **cpu))
+    return dataclasses.replace(bundle(0), devices=ordered, cpu=cpu_evidence(ordered, **cpu))
 
 
 def cpu_evidence(gpus: tuple[GpuEvidence, ...], **changes: object) -> CpuEvidence:

@@ -12,13 +12,24 @@ from hypothesis import strategies as st
 
 from otr_protocol import dcbor
 from otr_protocol.attestation import collateral, evidence, policy, trust_roots
+from otr_protocol.attestation.amd.snp_report import TcbVersion
 from otr_protocol.attestation.collateral import CollateralMalformedError
 from otr_protocol.attestation.evidence import EvidenceMalformedError
 from otr_protocol.attestation.policy import Policy, PolicyMalformedError, RevocationMode
-from otr_protocol.attestation.snp_report import TcbVersion
 from otr_protocol.attestation.trust_roots import VENDOR
 from otr_protocol.errors import MalformedError
 from support import devtee_world as world
+
+
+def _subsets(names: tuple[str, ...]) -> st.SearchStrategy[tuple[str, ...]]:
+    return st.sets(st.sampled_from(names)).map(lambda chosen: tuple(sorted(chosen)))
+
+
+def _digests(size: int) -> st.SearchStrategy[tuple[bytes, ...]]:
+    return st.sets(st.binary(min_size=size, max_size=size), max_size=4).map(
+        lambda values: tuple(sorted(values))
+    )
+
 
 policies = st.builds(
     Policy,
@@ -29,10 +40,20 @@ policies = st.builds(
     min_driver_version=st.sampled_from(["", "550", "550.90.07", "580.1.2.3"]),
     min_vbios_version=st.sampled_from(["", "96.00.9F.00.01"]),
     required_gpus=st.integers(0, 8),
-    cpu_measurements=st.lists(st.binary(min_size=48, max_size=48), unique=True, max_size=4).map(
-        lambda values: tuple(sorted(values))
+    cpu_measurements=_digests(48),
+    allowed_cc_modes=_subsets(policy.CC_MODES),
+    min_switch_bios_version=st.sampled_from(["", "96.10.55.00.01"]),
+    required_switches=st.integers(0, 4),
+    tdx_rtmrs=st.dictionaries(st.integers(0, 3), _digests(48), max_size=4).map(
+        lambda registers: tuple(sorted(registers.items()))
     ),
-    min_snp_tcb=st.builds(TcbVersion, *[st.integers(0, 255)] * 4),
+    tdx_tcb_statuses=_subsets(("OutOfDate", "SWHardeningNeeded", "UpToDate")),
+    tdx_advisories=_subsets(("INTEL-SA-00289", "INTEL-SA-00615")),
+    tdx_traits=_subsets(policy.TDX_TRAITS),
+    sgx_enclaves=_digests(32),
+    accept_vlek=st.booleans(),
+    expression=st.sampled_from(["", "true", "cpu.measres == 'success'"]),
+    min_snp_tcb=st.builds(TcbVersion, *[st.integers(0, 255)] * 5),
     max_vmpl=st.integers(0, 3),
     revocation=st.sampled_from(RevocationMode),
     accept_rim_hold=st.booleans(),
@@ -60,6 +81,16 @@ def test_every_field_of_a_policy_is_in_its_digest() -> None:
         "allowed_hwmodels": (),
         "min_driver_version": "551",
         "min_vbios_version": "96.00.00.00.00",
+        "allowed_cc_modes": (),
+        "min_switch_bios_version": "96.00.00.00.00",
+        "required_switches": 1,
+        "tdx_rtmrs": ((1, (bytes(48),)),),
+        "tdx_tcb_statuses": (),
+        "tdx_advisories": ("INTEL-SA-00615",),
+        "tdx_traits": (),
+        "sgx_enclaves": (bytes(32),),
+        "accept_vlek": True,
+        "expression": "true",
         "required_gpus": 2,
         "cpu_measurements": (bytes(48),),
         "min_snp_tcb": TcbVersion(0, 0, 0, 1),
@@ -85,7 +116,9 @@ def test_every_field_of_a_policy_is_in_its_digest() -> None:
         ("required_gpus", True),
         ("required_gpus", "1"),
         ("cpu_measurements", ["zz"]),
-        ("min_snp_tcb", [1, 2, 3]),
+        ("min_snp_tcb", {"tee": 1}),
+        ("tdx_rtmrs", [1]),
+        ("tdx_rtmrs", {"x": []}),
         ("min_snp_tcb", 7),
         ("revocation", "sometimes"),
         ("min_driver_version", "newest"),
@@ -103,6 +136,13 @@ def test_settings_that_are_no_policy_are_refused_by_name(field: str, value: obje
     [
         ("required_gpus", 9),
         ("max_vmpl", 4),
+        ("required_switches", 5),
+        ("allowed_cc_modes", ("off",)),
+        ("tdx_traits", ("fast",)),
+        ("tdx_rtmrs", ((4, ()),)),
+        ("tdx_rtmrs", ((1, (bytes(47),)),)),
+        ("sgx_enclaves", (bytes(48),)),
+        ("expression", "x" * 4097),
         ("max_token_lifetime_s", 3601),
         ("max_collateral_age_s", 59),
         ("cpu_measurements", (bytes(47),)),
@@ -120,7 +160,7 @@ def test_the_default_policy_refuses_what_needs_a_decision() -> None:
     default = Policy()
     assert not default.accept_simulated
     assert default.cpu_measurements == ()
-    assert default.revocation is RevocationMode.HARD_FAIL
+    assert default.revocation is RevocationMode.REQUIRE
     assert not default.accept_rim_hold
 
 

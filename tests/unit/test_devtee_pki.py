@@ -11,8 +11,9 @@ import pytest
 
 from otr_devtee import REFERENCE_VALUES, Attester, DevelopmentPki, PkiUnusableError
 from otr_devtee.attester import GpuCountError
-from otr_protocol.attestation import evidence, opaque, rim, spdm_report
-from otr_protocol.attestation.rim import GoldenMeasurement
+from otr_protocol.attestation import evidence
+from otr_protocol.attestation.nvidia import opaque, rim, spdm_report
+from otr_protocol.attestation.nvidia.rim import GoldenMeasurement
 from otr_protocol.attestation.trust_roots import VENDOR
 from support import devtee_world as world
 
@@ -96,7 +97,7 @@ def test_a_machine_of_any_size_is_affirmed(gpus: int) -> None:
     verdict = world.judge(bundle, policy=policy)
     assert world.trusted(verdict) is (gpus > 0)
     assert verdict.simulated
-    assert len(bundle.gpus) == gpus
+    assert len(bundle.devices) == gpus
 
 
 @pytest.mark.parametrize("gpus", [-1, 9])
@@ -107,7 +108,7 @@ def test_other_numbers_of_gpus_are_refused(gpus: int) -> None:
 
 def test_manifests_name_what_the_machine_measures() -> None:
     pki = world.pki()
-    report = spdm_report.parse(world.bundle().gpus[0].report)
+    report = spdm_report.parse(world.bundle().devices[0].report)
     assert report.opaque.driver_rim_id == pki.reference_values.driver_rim_id
     assert report.opaque.vbios_rim_id == pki.reference_values.vbios_rim_id
     golden: dict[int, GoldenMeasurement] = {}
@@ -142,5 +143,5 @@ def test_collateral_counts_for_a_day() -> None:
 def test_every_collection_is_fresh() -> None:
     attester = Attester(world.pki())
     first, second = (evidence.decode(attester.collect(**world.BOUND)) for _ in range(2))
-    assert first.gpus[0].report != second.gpus[0].report
+    assert first.devices[0].report != second.devices[0].report
     assert first.digest != second.digest

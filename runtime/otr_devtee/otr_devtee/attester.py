@@ -9,7 +9,7 @@ from otr_devtee.pki import MAX_GPUS, DevelopmentPki
 from otr_devtee.reference_values import BLOCKS
 from otr_protocol import binding
 from otr_protocol.attestation.evidence import EvidenceBundle, sev_snp
-from otr_protocol.attestation.spdm_report import NONCE_BYTES
+from otr_protocol.attestation.nvidia.spdm_report import NONCE_BYTES
 from otr_protocol.binding import GpuEvidence
 from otr_protocol.errors import MalformedError
 
@@ -61,7 +61,7 @@ class Attester:
             tls_spki_sha256=tls_spki_sha256,
             model_id=model_id,
             cpu=sev_snp(self._cpu_report(report_data), self._pki.vcek),
-            gpus=tuple(gpus),
+            devices=tuple(gpus),
         ).encode()
 
     def _gpu_evidence(self, number: int, nonce: bytes) -> GpuEvidence:

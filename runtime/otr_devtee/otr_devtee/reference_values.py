@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from otr_protocol.attestation.snp_report import TcbVersion
+from otr_protocol.attestation.amd.snp_report import TcbVersion
 
 BLOCKS: Final = 64
 DRIVER_INDICES: Final = (7, *range(21, 41))

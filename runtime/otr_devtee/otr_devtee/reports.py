@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from otr_devtee.reference_values import BLOCKS, ReferenceValues
-from otr_protocol.attestation.opaque import OpaqueType, Switch
-from otr_protocol.attestation.snp_report import TcbVersion
+from otr_protocol.attestation.amd.snp_report import TcbVersion
+from otr_protocol.attestation.nvidia.opaque import OpaqueType, Switch
 
 SNP_POLICY: Final = 0x30000  # SMT allowed, no debugging, no migration agent
 

@@ -14,8 +14,14 @@ from lxml import etree
 
 from otr_devtee.issuing import ORGANIZATION, Identity
 from otr_devtee.reference_values import BLOCKS
-from otr_protocol.attestation.gpu_appraisal import MANUFACTURER_ID
-from otr_protocol.attestation.xml_signature import C14N11, DSIG, ECDSA_SHA384, ENVELOPED, SHA384
+from otr_protocol.attestation.nvidia.gpu_appraisal import MANUFACTURER_ID
+from otr_protocol.attestation.nvidia.xml_signature import (
+    C14N11,
+    DSIG,
+    ECDSA_SHA384,
+    ENVELOPED,
+    SHA384,
+)
 
 _SWID: Final = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
 _TCG: Final = (

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from otr_devtee.issuing import name
-from otr_protocol.attestation.snp_chain import SALT_BYTES
-from otr_protocol.attestation.snp_report import TcbVersion
+from otr_protocol.attestation.amd.snp_chain import SALT_BYTES
+from otr_protocol.attestation.amd.snp_report import TcbVersion
 
 RSA_BITS: Final = 4096
 CRL_WINDOW: Final = timedelta(hours=24)

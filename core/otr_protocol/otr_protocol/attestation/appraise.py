@@ -14,18 +14,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from otr_protocol import binding
+from otr_protocol import binding, dcbor
 from otr_protocol.attestation import revocation
+from otr_protocol.attestation.amd.snp_appraisal import appraise_snp
 from otr_protocol.attestation.collateral import CollateralBundle
-from otr_protocol.attestation.cpu_appraisal import CpuAppraisal, appraise_cpu
-from otr_protocol.attestation.evidence import EvidenceBundle
-from otr_protocol.attestation.gpu_appraisal import GpuAppraisal, appraise_gpu
+from otr_protocol.attestation.cpu_appraisal import (
+    CpuAppraisal,
+    CpuKindUnsupportedError,
+    refused,
+)
+from otr_protocol.attestation.evidence import SEV_SNP, CpuEvidence, EvidenceBundle
+from otr_protocol.attestation.nvidia.gpu_appraisal import GpuAppraisal, appraise_gpu
 from otr_protocol.attestation.policy import Policy
 from otr_protocol.attestation.trust_roots import TrustRootSet
 from otr_protocol.attestation.verdict import Finding, Status, worst
-from otr_protocol.digest import hash_record
+from otr_protocol.binding import GpuEvidence
+from otr_protocol.digest import H, hash_record
 
-VERDICT_DOMAIN: Final = "otr-verdict-v1"
+VERDICT_DOMAIN: Final = "otr-verdict-v2"
+PARTS_DOMAIN: Final = "otr-evidence-parts-v1"
 PLATFORM: Final = "platform"
 
 
@@ -36,7 +43,8 @@ class Verdict:
     `findings` are ordered: CPU, GPUs in the bundle's order, then what concerns the whole. Digests
     are 32 bytes, times seconds since 1970 UTC. `not_after` is the earliest expiry of what the
     verdict rests on and never later than the policy's token lifetime from now; it is in the past
-    or present for a verdict that is not trusted.
+    or present for a verdict that is not trusted. `bound` says that all parts commit to one anchor
+    and therefore to each other; only such a verdict can become a token.
     """
 
     status: Status
@@ -47,7 +55,8 @@ class Verdict:
     appraised_at: int
     not_after: int
     simulated: bool
-    cpu: CpuAppraisal
+    bound: bool
+    cpu: CpuAppraisal | None
     gpus: tuple[GpuAppraisal, ...]
 
     @property
@@ -66,6 +75,7 @@ class Verdict:
             self.appraised_at,
             self.not_after,
             int(self.simulated),
+            int(self.bound),
         )
 
 
@@ -83,54 +93,134 @@ def appraise(
     asker can check.
     """
     anchor = evidence.anchor
-    nonce = binding.gpu_nonce(anchor)
-    cpu = appraise_cpu(
+    return _appraise(
         evidence.cpu,
-        report_data=binding.report_data(anchor, binding.gpu_digest(evidence.gpus)),
-        collateral=collateral,
-        policy=policy,
-        roots=trust_roots,
-        now_s=now_s,
+        evidence.devices,
+        gpu_nonce=binding.gpu_nonce(anchor),
+        report_data=binding.report_data(anchor, binding.gpu_digest(evidence.devices)),
+        evidence_digest=evidence.digest,
+        context=Context(collateral, policy, tuple(trust_roots), now_s),
     )
+
+
+def appraise_parts(
+    cpu: CpuEvidence | None,
+    devices: Sequence[GpuEvidence],
+    *,
+    gpu_nonce: bytes,
+    report_data: bytes | None,
+    collateral: CollateralBundle,
+    policy: Policy,
+    trust_roots: Sequence[TrustRootSet],
+    now_s: int,
+) -> Verdict:
+    """Appraise evidence that was collected outside this protocol, for audits; no token follows.
+
+    `gpu_nonce` is the 32 bytes every device report must carry, `report_data` the 64 bytes of the
+    CPU's, None if nobody knows them. Nothing here says that the parts belong to one machine
+    (`Verdict.bound` is false).
+    """
+    parts = dcbor.encode(
+        (
+            PARTS_DOMAIN,
+            gpu_nonce,
+            report_data or b"",
+            () if cpu is None else (cpu.kind, cpu.report, cpu.certificates, cpu.event_log),
+            tuple((device.report, device.certificates) for device in devices),
+        )
+    )
+    return _appraise(
+        cpu,
+        devices,
+        gpu_nonce=gpu_nonce,
+        report_data=report_data,
+        evidence_digest=H(parts),
+        context=Context(collateral, policy, tuple(trust_roots), now_s),
+        bound=False,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every part is appraised against."""
+
+    collateral: CollateralBundle
+    policy: Policy
+    roots: tuple[TrustRootSet, ...]
+    now_s: int
+
+
+def _appraise(
+    cpu_evidence: CpuEvidence | None,
+    devices: Sequence[GpuEvidence],
+    *,
+    gpu_nonce: bytes,
+    report_data: bytes | None,
+    evidence_digest: bytes,
+    context: Context,
+    bound: bool = True,
+) -> Verdict:
+    policy, now_s = context.policy, context.now_s
+    cpu = None if cpu_evidence is None else _appraise_cpu(cpu_evidence, report_data, context)
     gpus = tuple(
         appraise_gpu(
-            gpu,
-            nonce=nonce,
-            collateral=collateral,
+            device,
+            nonce=gpu_nonce,
+            collateral=context.collateral,
             policy=policy,
-            roots=trust_roots,
+            roots=context.roots,
             now_s=now_s,
             component=f"gpu-{number}",
         )
-        for number, gpu in enumerate(evidence.gpus)
+        for number, device in enumerate(devices)
     )
-    root_sets = {roots for roots in (cpu.roots, *(gpu.roots for gpu in gpus)) if roots is not None}
+    parts = (*(() if cpu is None else (cpu,)), *gpus)
+    root_sets = {part.roots for part in parts if part.roots is not None}
     simulated = any(roots.simulated for roots in root_sets)
     findings = [
-        *cpu.findings,
-        *(finding for gpu in gpus for finding in gpu.findings),
+        *(finding for part in parts for finding in part.findings),
         *_check_platform(gpus, policy),
         *_check_roots(root_sets, policy, simulated=simulated),
-        *_check_collateral(collateral),
+        *_check_collateral(context.collateral),
     ]
+    if not parts:
+        findings.append(_finding("EVIDENCE_MISSING", "there is nothing to appraise"))
     status = worst(*(finding.status for finding in findings))
     not_after = now_s
     if status.trusted:
-        not_after = min(
-            now_s + policy.max_token_lifetime_s, cpu.not_after, *(gpu.not_after for gpu in gpus)
-        )
+        not_after = min(now_s + policy.max_token_lifetime_s, *(part.not_after for part in parts))
     return Verdict(
         status=status,
         findings=tuple(findings),
-        evidence_digest=evidence.digest,
-        collateral_digest=collateral.digest,
+        evidence_digest=evidence_digest,
+        collateral_digest=context.collateral.digest,
         policy_digest=policy.digest,
         appraised_at=now_s,
         not_after=not_after,
         simulated=simulated,
+        bound=bound,
         cpu=cpu,
         gpus=gpus,
     )
+
+
+def _appraise_cpu(
+    evidence: CpuEvidence, report_data: bytes | None, context: Context
+) -> CpuAppraisal:
+    appraiser = _CPU_APPRAISERS.get(evidence.kind)
+    if appraiser is None:
+        return refused(CpuKindUnsupportedError(f"{evidence.kind!r} is not appraised here"))
+    return appraiser(
+        evidence,
+        report_data=report_data,
+        collateral=context.collateral,
+        policy=context.policy,
+        roots=context.roots,
+        now_s=context.now_s,
+    )
+
+
+_CPU_APPRAISERS: Final = {SEV_SNP: appraise_snp}
 
 
 def _check_platform(gpus: Sequence[GpuAppraisal], policy: Policy) -> list[Finding]:

@@ -1,7 +1,7 @@
 """The collateral bundle: what the verifier knew besides the evidence (spec/attestation.md).
 
-    ["otr-collateral-v1", [[manifest id, XML], ...], [OCSP response, ...], [[ASK, ARK], ...],
-     [CRL, ...]]
+    ["otr-collateral-v2", [[manifest id, XML], ...], [OCSP response, ...], [[ASK, ARK], ...],
+     [CRL, ...], [Intel collateral record, ...]]
 
 Deterministic CBOR, every list in strictly ascending order, so that the same knowledge has the same
 digest and a verdict can be replayed from it. Nothing in here is trusted for being here: manifests,
@@ -19,20 +19,22 @@ from typing import Final, TypeVar
 
 from otr_protocol import dcbor
 from otr_protocol.attestation.certificates import MAX_CERTIFICATE_BYTES
+from otr_protocol.attestation.nvidia.xml_signature import MAX_XML_BYTES
 from otr_protocol.attestation.ocsp import MAX_RESPONSE_BYTES
-from otr_protocol.attestation.xml_signature import MAX_XML_BYTES
 from otr_protocol.dcbor import Value
 from otr_protocol.digest import H
 from otr_protocol.errors import MalformedError
 from otr_protocol.fields import as_array, as_byte_strings, as_bytes, as_text, check_name
 
-DOMAIN: Final = "otr-collateral-v1"
+DOMAIN: Final = "otr-collateral-v2"
 MAX_COLLATERAL_BYTES: Final = 1 << 20
 MAX_RIMS: Final = 64
 MAX_RESPONSES: Final = 512
 MAX_SNP_ISSUERS: Final = 16
 MAX_CRLS: Final = 16
 MAX_CRL_BYTES: Final = 256 * 1024
+MAX_INTEL_RECORDS: Final = 16
+MAX_INTEL_RECORD_BYTES: Final = 128 * 1024
 
 Key = TypeVar("Key", bytes, tuple[bytes, bytes])
 
@@ -48,13 +50,15 @@ class CollateralBundle:
     """Unverified collateral, by kind.
 
     `rims` are (id, XML document) pairs, `ocsp_responses` and `crls` DER, `snp_issuers` pairs of ASK
-    and ARK certificates in DER. All ascending; `collect` sorts.
+    (or ASVK) and ARK certificates in DER, `intel` records of `intel.tdx_collateral`, one for each
+    platform family. All ascending; `collect` sorts.
     """
 
     rims: tuple[tuple[str, bytes], ...]
     ocsp_responses: tuple[bytes, ...]
     snp_issuers: tuple[tuple[bytes, bytes], ...]
     crls: tuple[bytes, ...] = ()
+    intel: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
         for field, count, maximum in (
@@ -62,6 +66,7 @@ class CollateralBundle:
             ("ocsp_responses", len(self.ocsp_responses), MAX_RESPONSES),
             ("snp_issuers", len(self.snp_issuers), MAX_SNP_ISSUERS),
             ("crls", len(self.crls), MAX_CRLS),
+            ("intel", len(self.intel), MAX_INTEL_RECORDS),
         ):
             if count > maximum:
                 raise CollateralMalformedError(f"more than {maximum} {field}", field=field)
@@ -75,10 +80,13 @@ class CollateralBundle:
                 _check_size("snp_issuers", der, MAX_CERTIFICATE_BYTES)
         for crl in self.crls:
             _check_size("crls", crl, MAX_CRL_BYTES)
+        for record in self.intel:
+            _check_size("intel", record, MAX_INTEL_RECORD_BYTES)
         _check_order("rims", [name.encode() for name, _ in self.rims])
         _check_order("ocsp_responses", self.ocsp_responses)
         _check_order("snp_issuers", self.snp_issuers)
         _check_order("crls", self.crls)
+        _check_order("intel", self.intel)
 
     def rim(self, name: str) -> bytes | None:
         """The manifest filed under a name, unverified."""
@@ -86,7 +94,16 @@ class CollateralBundle:
 
     def encode(self) -> bytes:
         """The bundle's one encoding."""
-        return dcbor.encode((DOMAIN, self.rims, self.ocsp_responses, self.snp_issuers, self.crls))
+        return dcbor.encode(
+            (
+                DOMAIN,
+                self.rims,
+                self.ocsp_responses,
+                self.snp_issuers,
+                self.crls,
+                self.intel,
+            )
+        )
 
     @property
     def digest(self) -> bytes:
@@ -105,6 +122,7 @@ def collect(
     ocsp_responses: Sequence[bytes] = (),
     snp_issuers: Sequence[tuple[bytes, bytes]] = (),
     crls: Sequence[bytes] = (),
+    intel: Sequence[bytes] = (),
 ) -> CollateralBundle:
     """A bundle of what is at hand, sorted and without repetitions."""
     return CollateralBundle(
@@ -112,6 +130,7 @@ def collect(
         ocsp_responses=tuple(sorted(set(ocsp_responses))),
         snp_issuers=tuple(sorted(set(snp_issuers))),
         crls=tuple(sorted(set(crls))),
+        intel=tuple(sorted(set(intel))),
     )
 
 
@@ -120,10 +139,10 @@ def decode(data: bytes) -> CollateralBundle:
 
     Raises CollateralMalformedError or one of the refusals of `dcbor` and `fields`.
     """
-    rims, responses, issuers, crls = dcbor.open_record(
+    rims, responses, issuers, crls, intel = dcbor.open_record(
         data,
         DOMAIN,
-        *(tuple, tuple, tuple, tuple),
+        *(tuple, tuple, tuple, tuple, tuple),
         max_bytes=MAX_COLLATERAL_BYTES,
         max_depth=3,
         max_items=4096,
@@ -133,6 +152,7 @@ def decode(data: bytes) -> CollateralBundle:
         ocsp_responses=as_byte_strings(responses, "ocsp_responses"),
         snp_issuers=tuple(_issuers(item) for item in as_array(issuers, "snp_issuers")),
         crls=as_byte_strings(crls, "crls"),
+        intel=as_byte_strings(intel, "intel"),
     )
 
 

@@ -20,16 +20,15 @@ from otr_protocol.errors import RejectedError
 if TYPE_CHECKING:  # a token's reader needs none of what made the verdict
     from otr_protocol.attestation.appraise import Verdict
     from otr_protocol.attestation.certificates import Validity
-    from otr_protocol.attestation.cpu_appraisal import CpuAppraisal
     from otr_protocol.attestation.evidence import EvidenceBundle
-    from otr_protocol.attestation.gpu_appraisal import GpuAppraisal
+    from otr_protocol.attestation.nvidia.gpu_appraisal import GpuAppraisal
     from otr_protocol.attestation.revocation import ChainStanding
 
 EAR_PROFILE: Final = "tag:ietf.org,2026:rats/ear#04"
 PRIVATE_CLAIMS: Final = "otr"
 MAX_LIFETIME_SECONDS: Final = 3600
 MAX_ISSUER_BYTES: Final = 256
-VERIFIER: Final = {"build": "otr-protocol 0.1.0", "developer": "open-token-record"}
+VERIFIER: Final = {"build": "otr-protocol 0.1.0", "developer": "otr"}
 NVIDIA_CLAIMS_VERSION: Final = "3.0"
 
 # AR4SI section 2.3.4: values of the trustworthiness vector.
@@ -52,6 +51,9 @@ def claims(verdict: Verdict, bundle: EvidenceBundle, issuer: str, now_s: int) ->
     """
     if not verdict.status.trusted or bundle.digest != verdict.evidence_digest:
         raise VerdictNotTrustedError(f"the appraisal ended {verdict.status.name}")
+    cpu = verdict.cpu
+    if cpu is None or not verdict.bound:
+        raise VerdictNotTrustedError("the verdict is about parts, not about one machine")
     expires_at = min(verdict.not_after, now_s + MAX_LIFETIME_SECONDS)
     if not verdict.appraised_at <= now_s <= expires_at:
         raise VerdictNotTrustedError("the verdict does not hold at this time")
@@ -59,7 +61,7 @@ def claims(verdict: Verdict, bundle: EvidenceBundle, issuer: str, now_s: int) ->
         raise VerdictNotTrustedError("the issuer has no usable name", field="issuer")
     platform = [finding for finding in verdict.findings if finding.component in _WHOLE]
     policy_ids = [f"urn:otr:policy:{verdict.policy_digest.hex()}"]
-    parts = {"CPU-0": (verdict.cpu.findings, _cpu_claims(verdict.cpu))}
+    parts = {"CPU-0": (cpu.findings, dict(cpu.evidence_claims))}
     for number, gpu in enumerate(verdict.gpus):
         parts[f"GPU-{number}"] = (gpu.findings, gpu_claims(gpu))
     submods = {
@@ -120,26 +122,6 @@ def _appraisal(
         "ear_status": status.tier,
         "ear_trustworthiness_vector": vector,
         "ear_appraisal_policy_ids": policy_ids,
-    }
-
-
-def _cpu_claims(cpu: CpuAppraisal) -> dict[str, Any]:
-    report, chain = cpu.report, cpu.chain
-    assert report is not None
-    assert chain is not None
-    return {
-        "hwmodel": chain.product,
-        "dbgstat": "disabled",
-        "measres": "success",
-        "otr-snp-measurement": report.measurement.hex(),
-        "otr-snp-policy": f"{report.policy:016x}",
-        "otr-snp-reported-tcb": {
-            "boot-loader": report.reported_tcb.boot_loader,
-            "tee": report.reported_tcb.tee,
-            "snp": report.reported_tcb.snp,
-            "microcode": report.reported_tcb.microcode,
-        },
-        "otr-snp-vmpl": report.vmpl,
     }
 
 

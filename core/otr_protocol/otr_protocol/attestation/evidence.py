@@ -1,13 +1,15 @@
 """The evidence bundle: all that one attestation rests on, as one record (spec/attestation.md).
 
-    ["otr-evidence-v1", challenge, operator_id, session_key, tls_spki_sha256, model_id,
-     [cpu kind, report, [DER certificate, ...]],
-     [[GPU report, [DER certificate, leaf first, ...]], ...]]
+    ["otr-evidence-v2", challenge, operator_id, session_key, tls_spki_sha256, model_id,
+     [cpu kind, report, [DER certificate, ...], event log],
+     [[device report, [DER certificate, leaf first, ...]], ...]]
 
-Deterministic CBOR, GPUs in ascending order of their reports, so that a bundle has one encoding and
-`evidence_digest = H(bundle)` names it in the log's blob store. The bundle repeats what the evidence
-should be bound to; appraisal recomputes the binding from it, and whoever issued the challenge
-compares it with what was asked for (`EvidenceBundle.require_binding`).
+The devices are NVIDIA GPUs and, where GPUs are joined over protected PCIe, the switches between
+them; which one a report is from is said by its certificates and not by its place in the list.
+Deterministic CBOR, devices in ascending order of their reports, so that a bundle has one encoding
+and `evidence_digest = H(bundle)` names it in the log's blob store. The bundle repeats what the
+evidence should be bound to; appraisal recomputes the binding from it, and whoever issued the
+challenge compares it with what was asked for (`EvidenceBundle.require_binding`).
 """
 
 from __future__ import annotations
@@ -17,25 +19,30 @@ from itertools import pairwise
 from typing import Final
 
 from otr_protocol import binding, dcbor
+from otr_protocol.attestation.amd.snp_report import REPORT_BYTES
 from otr_protocol.attestation.certificates import MAX_CERTIFICATE_BYTES
-from otr_protocol.attestation.snp_report import REPORT_BYTES
-from otr_protocol.attestation.spdm_report import MAX_REPORT_BYTES
+from otr_protocol.attestation.nvidia.spdm_report import MAX_REPORT_BYTES
 from otr_protocol.binding import GpuEvidence
 from otr_protocol.dcbor import Value
 from otr_protocol.digest import H
 from otr_protocol.errors import MalformedError, RejectedError
 from otr_protocol.fields import as_array, as_byte_strings, as_bytes, as_text, check_digest
 
-DOMAIN: Final = "otr-evidence-v1"
+DOMAIN: Final = "otr-evidence-v2"
 MAX_EVIDENCE_BYTES: Final = 1 << 20
-# One machine: a token must hold what is said about each of them within its size.
+# One machine of eight GPUs and four switches: a token must hold what is said about each of them.
 MAX_GPUS: Final = 8
-MAX_GPU_CERTIFICATES: Final = 8
+MAX_SWITCHES: Final = 4
+MAX_DEVICES: Final = MAX_GPUS + MAX_SWITCHES
+MAX_DEVICE_CERTIFICATES: Final = 8
 MAX_CPU_CERTIFICATES: Final = 4
 MAX_CPU_REPORT_BYTES: Final = 16 * 1024
 MAX_CPU_KIND: Final = 32
+MAX_EVENT_LOG_BYTES: Final = 512 * 1024
 
 SEV_SNP: Final = "amd-sev-snp"
+INTEL_TDX: Final = "intel-tdx"
+INTEL_SGX: Final = "intel-sgx"
 
 
 class EvidenceMalformedError(MalformedError):
@@ -52,16 +59,22 @@ class EvidenceBindingError(RejectedError):
 
 @dataclass(frozen=True, slots=True)
 class CpuEvidence:
-    """The CPU TEE's report; `kind` is "amd-sev-snp", `certificates` hold the VCEK's DER."""
+    """The CPU TEE's report.
+
+    `kind` is "amd-sev-snp", whose `certificates` hold the DER of the VCEK or VLEK; or "intel-tdx"
+    or "intel-sgx", whose quote brings its own. `event_log` is the guest's TCG log of what it
+    measured at run time (CCEL), empty where there is none.
+    """
 
     kind: str
     report: bytes
     certificates: tuple[bytes, ...]
+    event_log: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class EvidenceBundle:
-    """A decoded bundle. All identifiers are 32 bytes; `gpus` ascend by report."""
+    """A decoded bundle. All identifiers are 32 bytes; `devices` ascend by report."""
 
     challenge: bytes
     operator_id: bytes
@@ -69,7 +82,7 @@ class EvidenceBundle:
     tls_spki_sha256: bytes
     model_id: bytes
     cpu: CpuEvidence
-    gpus: tuple[GpuEvidence, ...]
+    devices: tuple[GpuEvidence, ...]
 
     def __post_init__(self) -> None:
         for name in ("challenge", "operator_id", "session_key", "tls_spki_sha256", "model_id"):
@@ -78,15 +91,17 @@ class EvidenceBundle:
             raise EvidenceMalformedError("the kind of CPU evidence is too long", field="cpu")
         _check_sizes("cpu", self.cpu.report, MAX_CPU_REPORT_BYTES)
         _check_certificates("cpu", self.cpu.certificates, MAX_CPU_CERTIFICATES)
-        if len(self.gpus) > MAX_GPUS:
-            raise EvidenceMalformedError(f"more than {MAX_GPUS} GPUs", field="gpus")
-        for gpu in self.gpus:
-            _check_sizes("gpus", gpu.report, MAX_REPORT_BYTES)
-            _check_certificates("gpus", gpu.certificates, MAX_GPU_CERTIFICATES)
-        reports = [gpu.report for gpu in self.gpus]
+        if len(self.cpu.event_log) > MAX_EVENT_LOG_BYTES:
+            raise EvidenceMalformedError("the event log is too large", field="cpu")
+        if len(self.devices) > MAX_DEVICES:
+            raise EvidenceMalformedError(f"more than {MAX_DEVICES} devices", field="devices")
+        for device in self.devices:
+            _check_sizes("devices", device.report, MAX_REPORT_BYTES)
+            _check_certificates("devices", device.certificates, MAX_DEVICE_CERTIFICATES)
+        reports = [device.report for device in self.devices]
         # Ascending and distinct: one report never stands for two devices.
         if any(left >= right for left, right in pairwise(reports)):
-            raise EvidenceMalformedError("GPU reports are not in ascending order", field="gpus")
+            raise EvidenceMalformedError("reports are not in ascending order", field="devices")
 
     def encode(self) -> bytes:
         """The bundle's one encoding."""
@@ -98,8 +113,13 @@ class EvidenceBundle:
                 self.session_key,
                 self.tls_spki_sha256,
                 self.model_id,
-                (self.cpu.kind, self.cpu.report, self.cpu.certificates),
-                tuple((gpu.report, gpu.certificates) for gpu in self.gpus),
+                (
+                    self.cpu.kind,
+                    self.cpu.report,
+                    self.cpu.certificates,
+                    self.cpu.event_log,
+                ),
+                tuple((device.report, device.certificates) for device in self.devices),
             )
         )
 
@@ -163,7 +183,7 @@ def decode(data: bytes) -> EvidenceBundle:
     challenge, operator_id, session_key, tls_spki_sha256, model_id = (
         as_bytes(field, DOMAIN) for field in fields[:5]
     )
-    kind, report, cpu_certificates = as_array(fields[5], "cpu", length=3)
+    kind, report, cpu_certificates, event_log = as_array(fields[5], "cpu", length=4)
     return EvidenceBundle(
         challenge=challenge,
         operator_id=operator_id,
@@ -174,14 +194,17 @@ def decode(data: bytes) -> EvidenceBundle:
             kind=as_text(kind, "cpu"),
             report=as_bytes(report, "cpu"),
             certificates=as_byte_strings(cpu_certificates, "cpu"),
+            event_log=as_bytes(event_log, "cpu"),
         ),
-        gpus=tuple(_gpu(item) for item in as_array(fields[6], "gpus")),
+        devices=tuple(_device(item) for item in as_array(fields[6], "devices")),
     )
 
 
-def _gpu(value: Value) -> GpuEvidence:
-    report, chain = as_array(value, "gpus", length=2)
-    return GpuEvidence(report=as_bytes(report, "gpus"), certificates=as_byte_strings(chain, "gpus"))
+def _device(value: Value) -> GpuEvidence:
+    report, chain = as_array(value, "devices", length=2)
+    return GpuEvidence(
+        report=as_bytes(report, "devices"), certificates=as_byte_strings(chain, "devices")
+    )
 
 
 def _check_sizes(field: str, report: bytes, maximum: int) -> None:

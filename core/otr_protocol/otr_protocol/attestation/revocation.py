@@ -140,7 +140,7 @@ def _judge_standing(
         return None
     except OcspStaleError as stale:
         missing = finding_of(stale, component, status=Status.INDETERMINATE)
-    if policy.revocation is RevocationMode.HARD_FAIL:
+    if policy.revocation is RevocationMode.REQUIRE:
         return missing
     try:
         standing.require_recent(now_s, policy.max_collateral_age_s)

@@ -6,7 +6,8 @@ added by whoever runs the verifier, but it cannot be declared real, and evidence
 itself that it is.
 
 Sources: NVIDIA/nvtrust `verifier_device_root.pem` and `verifier_RIM_root.pem`; AMD's key
-distribution service, `/vcek/v1/{Milan,Genoa}/cert_chain`, SHA-256 of the ARK's DER.
+distribution service, `/vcek/v1/{Milan,Genoa,Turin}/cert_chain`, SHA-256 of the ARK's DER;
+Intel's `Intel_SGX_Provisioning_Certification_RootCA.cer` (SHA-256 44a0196b...fab674d3).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from otr_protocol.fields import (
     check_name,
 )
 
-DOMAIN: Final = "otr-trust-roots-v1"
+DOMAIN: Final = "otr-trust-roots-v2"
 MAX_BYTES: Final = 64 * 1024
 
 
@@ -37,28 +38,37 @@ class TrustRootSet:
     """Roots that stand or fall together.
 
     `device_root` and `rim_root` are the DER certificates of the GPU vendor, `snp_arks` the SHA-256
-    of each AMD root's DER. Manifests are accepted only under the set of the device they describe.
+    of each AMD root's DER, `intel_root` the DER of Intel's root, empty where a set has none.
+    Manifests are accepted only under the set of the device they describe.
     """
 
     name: str
     device_root: bytes
     rim_root: bytes
     snp_arks: frozenset[bytes]
+    intel_root: bytes = b""
 
     @property
     def simulated(self) -> bool:
         """True of every set but the vendors', whatever it is called."""
-        return (self.device_root, self.rim_root, self.snp_arks) != (
-            VENDOR.device_root,
-            VENDOR.rim_root,
-            VENDOR.snp_arks,
-        )
+        return _roots(self) != _roots(VENDOR)
 
     def encode(self) -> bytes:
         """The set's one encoding, for a file: `decode` reads it back."""
         return dcbor.encode(
-            (DOMAIN, self.name, self.device_root, self.rim_root, sorted(self.snp_arks))
+            (
+                DOMAIN,
+                self.name,
+                self.device_root,
+                self.rim_root,
+                sorted(self.snp_arks),
+                self.intel_root,
+            )
         )
+
+
+def _roots(of: TrustRootSet) -> tuple[bytes, bytes, frozenset[bytes], bytes]:
+    return of.device_root, of.rim_root, of.snp_arks, of.intel_root
 
 
 def decode(data: bytes) -> TrustRootSet:
@@ -66,8 +76,13 @@ def decode(data: bytes) -> TrustRootSet:
 
     Raises one of the refusals of `dcbor` and `fields`, or CertificateMalformedError.
     """
-    name, device_root, rim_root, arks = dcbor.open_record(
-        data, DOMAIN, *(str, bytes, bytes, tuple), max_bytes=MAX_BYTES, max_depth=2, max_items=64
+    name, device_root, rim_root, arks, intel_root = dcbor.open_record(
+        data,
+        DOMAIN,
+        *(str, bytes, bytes, tuple, bytes),
+        max_bytes=MAX_BYTES,
+        max_depth=2,
+        max_items=64,
     )
     digests = as_byte_strings(arks, "snp_arks")
     for digest in digests:
@@ -79,6 +94,7 @@ def decode(data: bytes) -> TrustRootSet:
         device_root=certificates.parse(as_bytes(device_root, "device_root")).der,
         rim_root=certificates.parse(as_bytes(rim_root, "rim_root")).der,
         snp_arks=frozenset(digests),
+        intel_root=as_bytes(intel_root, "intel_root"),
     )
 
 
@@ -88,6 +104,14 @@ def set_of_device(roots: Iterable[TrustRootSet], root: bytes) -> TrustRootSet:
         if candidate.device_root == root:
             return candidate
     raise RootUntrustedError("the GPU's chain ends at a root that is not pinned")
+
+
+def set_of_intel(roots: Iterable[TrustRootSet], root: bytes) -> TrustRootSet:
+    """The set whose Intel root is `root` (DER); RootUntrustedError if none has it."""
+    for candidate in roots:
+        if root and candidate.intel_root == root:
+            return candidate
+    raise RootUntrustedError("the quote's chain ends at a root that is not pinned")
 
 
 def set_of_ark(roots: Iterable[TrustRootSet], ark_digest: bytes) -> TrustRootSet:
@@ -130,6 +154,22 @@ VENDOR: Final = TrustRootSet(
             bytes.fromhex("69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd"),
             # ARK-Genoa, 2022-01-26 to 2047-01-26
             bytes.fromhex("4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1"),
+            # ARK-Turin, 2023-05-15 to 2048-05-15
+            bytes.fromhex("1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a"),
         )
+    ),
+    # CN=Intel SGX Root CA, 2018-05-21 to 2049-12-31
+    intel_root=base64.b64decode(
+        "MIICjzCCAjSgAwIBAgIUImUM1lqdNInzg7SVUr9QGzknBqwwCgYIKoZIzj0EAwIwaDEaMBgGA1UEAwwRSW50"
+        "ZWwgU0dYIFJvb3QgQ0ExGjAYBgNVBAoMEUludGVsIENvcnBvcmF0aW9uMRQwEgYDVQQHDAtTYW50YSBDbGFy"
+        "YTELMAkGA1UECAwCQ0ExCzAJBgNVBAYTAlVTMB4XDTE4MDUyMTEwNDUxMFoXDTQ5MTIzMTIzNTk1OVowaDEa"
+        "MBgGA1UEAwwRSW50ZWwgU0dYIFJvb3QgQ0ExGjAYBgNVBAoMEUludGVsIENvcnBvcmF0aW9uMRQwEgYDVQQH"
+        "DAtTYW50YSBDbGFyYTELMAkGA1UECAwCQ0ExCzAJBgNVBAYTAlVTMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcD"
+        "QgAEC6nEwMDIYZOj/iPWsCzaEKi71OiOSLRFhWGjbnBVJfVnkY4u3IjkDYYL0MxO4mqsyYjlBalTVYxFP2sJ"
+        "BK5zlKOBuzCBuDAfBgNVHSMEGDAWgBQiZQzWWp00ifODtJVSv1AbOScGrDBSBgNVHR8ESzBJMEegRaBDhkFo"
+        "dHRwczovL2NlcnRpZmljYXRlcy50cnVzdGVkc2VydmljZXMuaW50ZWwuY29tL0ludGVsU0dYUm9vdENBLmRl"
+        "cjAdBgNVHQ4EFgQUImUM1lqdNInzg7SVUr9QGzknBqwwDgYDVR0PAQH/BAQDAgEGMBIGA1UdEwEB/wQIMAYB"
+        "Af8CAQEwCgYIKoZIzj0EAwIDSQAwRgIhAOW/5QkR+S9CiSDcNoowLuPRLsWGf/Yi7GSX94BgwTwgAiEA4J0l"
+        "rHoMs+Xo5o/sX6O9QWxHRAvZUGOdRQ7cvqRXaqI="
     ),
 )

@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from otr_protocol.attestation import opaque
-from otr_protocol.attestation.opaque import OpaqueData
+from otr_protocol.attestation.nvidia import opaque
+from otr_protocol.attestation.nvidia.opaque import OpaqueData
 from otr_protocol.errors import MalformedError, RejectedError
 
 MAX_REPORT_BYTES: Final = 32 * 1024

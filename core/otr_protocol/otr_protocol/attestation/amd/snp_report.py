@@ -61,12 +61,13 @@ class SnpReportSignatureError(RejectedError):
 
 @dataclass(frozen=True, slots=True)
 class TcbVersion:
-    """Security versions of boot loader, TEE, SNP firmware and microcode (Milan and Genoa)."""
+    """Security versions of boot loader, TEE, SNP firmware and microcode, and of Turin's FMC."""
 
     boot_loader: int
     tee: int
     snp: int
     microcode: int
+    fmc: int = 0
 
     @classmethod
     def from_bytes(cls, data: bytes) -> TcbVersion:
@@ -82,6 +83,7 @@ class TcbVersion:
             and self.tee >= minimum.tee
             and self.snp >= minimum.snp
             and self.microcode >= minimum.microcode
+            and self.fmc >= minimum.fmc
         )
 
 

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from otr_protocol.attestation import certificates, xml_signature
+from otr_protocol.attestation import certificates
 from otr_protocol.attestation.certificates import Certificate, ChainRejectedError, Validity
-from otr_protocol.attestation.spdm_report import MEASUREMENT_BYTES
-from otr_protocol.attestation.xml_signature import Element
+from otr_protocol.attestation.nvidia import xml_signature
+from otr_protocol.attestation.nvidia.spdm_report import MEASUREMENT_BYTES
+from otr_protocol.attestation.nvidia.xml_signature import Element
 from otr_protocol.digest import H
 from otr_protocol.errors import MalformedError, RejectedError
 

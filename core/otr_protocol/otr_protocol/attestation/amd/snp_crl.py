@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from otr_protocol.attestation.snp_chain import SALT_BYTES, AmdCertificate, SnpChain, require_pss
+from otr_protocol.attestation.amd.snp_chain import SALT_BYTES, AmdCertificate, SnpChain, require_pss
 from otr_protocol.errors import MalformedError, RejectedError, UnknownError
 
 MAX_CRL_BYTES: Final = 256 * 1024

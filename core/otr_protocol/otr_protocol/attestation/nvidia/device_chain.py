@@ -29,7 +29,7 @@ from otr_protocol.attestation.certificates import (
     ChainRejectedError,
     Validity,
 )
-from otr_protocol.attestation.opaque import FWID_BYTES
+from otr_protocol.attestation.nvidia.opaque import FWID_BYTES
 from otr_protocol.errors import UnknownError
 
 CHAIN_LENGTH: Final = 5

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from otr_protocol.attestation.opaque import Switch
-from otr_protocol.attestation.rim import GoldenMeasurement, Rim
-from otr_protocol.attestation.spdm_report import MEASUREMENT_BYTES, SpdmReport
+from otr_protocol.attestation.nvidia.opaque import Switch
+from otr_protocol.attestation.nvidia.rim import GoldenMeasurement, Rim
+from otr_protocol.attestation.nvidia.spdm_report import MEASUREMENT_BYTES, SpdmReport
 from otr_protocol.attestation.verdict import Finding, Status
 
 NVDEC0_INDEX: Final = 35

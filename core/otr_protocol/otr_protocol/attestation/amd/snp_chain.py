@@ -22,6 +22,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
+from otr_protocol.attestation.amd.snp_report import SnpReport, TcbVersion
 from otr_protocol.attestation.certificates import (
     MAX_CERTIFICATE_BYTES,
     CertificateMalformedError,
@@ -29,7 +30,6 @@ from otr_protocol.attestation.certificates import (
     RootUntrustedError,
     Validity,
 )
-from otr_protocol.attestation.snp_report import SnpReport, TcbVersion
 from otr_protocol.digest import H
 from otr_protocol.errors import RejectedError, UnknownError
 

@@ -11,22 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from otr_protocol.attestation import (
-    certificates,
-    device_chain,
-    measurements,
-    revocation,
-    rim,
-    spdm_report,
-)
+from otr_protocol.attestation import certificates, revocation
 from otr_protocol.attestation.certificates import ChainRejectedError, Validity
 from otr_protocol.attestation.collateral import CollateralBundle
-from otr_protocol.attestation.device_chain import DeviceChain
-from otr_protocol.attestation.opaque import driver_order
+from otr_protocol.attestation.nvidia import device_chain, measurements, rim, spdm_report
+from otr_protocol.attestation.nvidia.device_chain import DeviceChain
+from otr_protocol.attestation.nvidia.opaque import driver_order
+from otr_protocol.attestation.nvidia.rim import Rim, RimKind
+from otr_protocol.attestation.nvidia.spdm_report import SpdmReport
 from otr_protocol.attestation.policy import Policy
 from otr_protocol.attestation.revocation import ChainStanding
-from otr_protocol.attestation.rim import Rim, RimKind
-from otr_protocol.attestation.spdm_report import SpdmReport
 from otr_protocol.attestation.trust_roots import TrustRootSet, set_of_device
 from otr_protocol.attestation.verdict import Finding, Status, finding_of
 from otr_protocol.binding import GpuEvidence

@@ -1,0 +1,1 @@
+"""AMD SEV-SNP: reports, key hierarchy, revocation lists and their appraisal."""

@@ -1,0 +1,1 @@
+"""Intel TDX and SGX: quotes, collateral, event logs and their appraisal."""

@@ -1,0 +1,1 @@
+"""NVIDIA GPUs and switches: reports, chains, manifests and their appraisal."""
