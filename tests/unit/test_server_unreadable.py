@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from google.protobuf import descriptor_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -10,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otr_server.unreadable import Unreadable, field_not_utf8, guarded
+from otr_server.unreadable import MAX_FIELDS, Unreadable, field_not_utf8, guarded
 
 
 def length_delimited(number: int, value: bytes) -> bytes:
@@ -78,3 +80,29 @@ def test_deep_nesting_ends_the_search_not_the_process() -> None:
     for _ in range(60):
         data = length_delimited(3, data) if len(data) < 120 else data  # nested_type
     assert field_not_utf8(data, descriptor_pb2.DescriptorProto.DESCRIPTOR) is None
+
+
+@pytest.mark.parametrize("unit", [b"z\x00", b"\x78\x00"], ids=["text", "numbers"])
+def test_a_flood_of_fields_does_not_hold_up_the_event_loop(unit: bytes) -> None:
+    read = guarded(status_pb2.Status.FromString)
+    assert read is not None
+    started = time.perf_counter()
+    unreadable = read(unit * 2_000_000 + b"\x7f")
+    assert time.perf_counter() - started < 1.0  # walked whole: 2 to 5 s
+    assert isinstance(unreadable, Unreadable)
+    assert unreadable.refusal.reason == "UNREADABLE_REQUEST"
+
+
+def test_a_field_is_named_only_among_the_first_thousand() -> None:
+    good, bad = length_delimited(1, b"a"), length_delimited(1, BAD)
+    descriptor = FieldMask.DESCRIPTOR
+    assert field_not_utf8(good * (MAX_FIELDS - 1) + bad, descriptor) == f"paths[{MAX_FIELDS - 1}]"
+    assert field_not_utf8(good * MAX_FIELDS + bad, descriptor) is None
+
+
+def test_nested_fields_count_too() -> None:
+    # BadRequest.field_violations[], each with an empty description: two fields each.
+    violation = length_delimited(1, length_delimited(2, b""))
+    bad = length_delimited(1, length_delimited(2, BAD))
+    descriptor = error_details_pb2.BadRequest.DESCRIPTOR
+    assert field_not_utf8(violation * (MAX_FIELDS // 2) + bad, descriptor) is None

@@ -3,7 +3,8 @@
 Left to grpc, such a request ends as UNKNOWN with a parser's message. The one mistake that clients
 make in practice is text that is not UTF-8 in a `string` field (protobuf requires UTF-8 there); to
 name that field, the bytes are walked once more along the message's descriptor (protobuf.dev,
-"Encoding").
+"Encoding"). The walk runs on the event loop, for callers who have not been authorized yet: so it
+gives up after MAX_FIELDS, and the refusal then names no field.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from otr_protocol.errors import MalformedError
 
 MAX_DEPTH = 32
+MAX_FIELDS = 1000
+"""Fields walked of one request, nested ones included: a few milliseconds at most."""
 
 Deserializer = Callable[[bytes], Any]
 
@@ -66,17 +69,21 @@ def guarded(deserialize: Deserializer | None) -> Deserializer | None:
 def field_not_utf8(data: bytes, descriptor: Descriptor) -> str | None:
     """The dotted path of the first `string` field that is not UTF-8, or None.
 
-    None also where the bytes are malformed in another way before such a field.
+    None also where the bytes are malformed in another way before such a field, or MAX_FIELDS
+    fields come before it.
     """
     try:
-        return _search(memoryview(data), descriptor, MAX_DEPTH)
+        return _search(memoryview(data), descriptor, MAX_DEPTH, iter(range(MAX_FIELDS)))
     except (ValueError, IndexError):
         return None
 
 
-def _search(data: memoryview, descriptor: Descriptor, depth: int) -> str | None:
+def _search(
+    data: memoryview, descriptor: Descriptor, depth: int, budget: Iterator[int]
+) -> str | None:
+    """As field_not_utf8; `budget` has one item for each field that may still be walked."""
     seen: dict[int, int] = {}
-    for number, value in _length_delimited(data):
+    for number, value in _length_delimited(data, budget):
         field = descriptor.fields_by_number.get(number)
         if field is None:
             continue
@@ -89,16 +96,21 @@ def _search(data: memoryview, descriptor: Descriptor, depth: int) -> str | None:
             except UnicodeDecodeError:
                 return name
         elif field.message_type is not None and depth:
-            inner = _search(value, field.message_type, depth - 1)
+            inner = _search(value, field.message_type, depth - 1, budget)
             if inner is not None:
                 return f"{name}.{inner}"
     return None
 
 
-def _length_delimited(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Field numbers and values of wire type 2; raises ValueError or IndexError when malformed."""
+def _length_delimited(data: memoryview, budget: Iterator[int]) -> Iterator[tuple[int, memoryview]]:
+    """Field numbers and values of wire type 2.
+
+    Raises ValueError or IndexError when the bytes are malformed, ValueError when `budget` ends.
+    """
     at = 0
     while at < len(data):
+        if next(budget, None) is None:
+            raise ValueError("more fields than are walked")
         tag, at = _varint(data, at)
         match tag & 7:
             case 0:
