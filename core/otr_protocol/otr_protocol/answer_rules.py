@@ -6,7 +6,7 @@ people, or raises a typed refusal. `verify_answer` alone decides their order.
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from otr_protocol import answer_refusals as refusals
 from otr_protocol import signer
@@ -23,10 +23,11 @@ from otr_protocol.registry import open_model_record
 from otr_protocol.request import sub_salt
 from otr_protocol.request_blob import RequestBlob, open_blob
 from otr_protocol.sealed_blob import is_sealed, open_sealed
+from otr_protocol.signer import MAX_CLOCK_SKEW_MS
 from otr_protocol.statement import Profile, Statement, VerifiedStatement, open_statement
 from otr_protocol.tlog import receipt as log_receipt
 from otr_protocol.tlog.entry import EntryKind
-from otr_protocol.tlog.note import VerifierKey
+from otr_protocol.tlog.note import VerifiedSignature, VerifierKey
 from otr_protocol.tlog.receipt import Receipt, VerifiedReceipt
 from otr_protocol.trace.segments import trace_positions
 from otr_protocol.trust import TrustRoots
@@ -34,9 +35,6 @@ from otr_protocol.trust import TrustRoots
 Established = TypeVar("Established")
 # What a rule returns: what now holds, and how to say it in a line.
 Outcome: TypeAlias = "tuple[Established, str]"
-
-# Clocks of honest machines differ; a larger difference is a false time (facts: at most 120 s).
-MAX_CLOCK_SKEW_MS: Final = 120_000
 
 
 def encoding(data: bytes) -> Outcome[Answer]:
@@ -180,7 +178,10 @@ def output_digest(statement: Statement, opened: RequestBlob) -> Outcome[bytes]:
 
 
 def trace_root(statement: Statement, opened: RequestBlob, out_root: bytes) -> Outcome[None]:
-    """The trace preimage is whole, and about this prompt and output."""
+    """The trace preimage is that of the trace root, and about this prompt and output.
+
+    How many segments the model has stands in its manifest, which a relying party need not hold.
+    """
     if statement.profile is not Profile.EXACT_INT8:
         raise refusals.ProfileError("only exact-int8 has a trace to check", field="profile")
     trace = opened.trace
@@ -244,14 +245,24 @@ def receipt(
             f"{len(found.cosignatures)} of {roots.witness_quorum} witnesses have cosigned",
             field="checkpoint",
         )
-    if found.log_time_ms + MAX_CLOCK_SKEW_MS < statement.end_ms:
-        raise refusals.LogTimeError("registered before the answer ended", field="log_time_ms")
+    signer.require_log_time(statement, found.log_time_ms)
+    for cosignature in found.cosignatures:
+        _require_witness_time(cosignature, found.log_time_ms, now_ms)
     if found.log_time_ms > now_ms + MAX_CLOCK_SKEW_MS:
         raise refusals.LogTimeError("registered in the future", field="log_time_ms")
     witnesses = f", {len(found.cosignatures)} witnesses" if roots.witnesses else ""
     return found, (
         f"leaf {found.leaf_index} of {found.checkpoint.tree_size} in {log_origin}{witnesses}"
     )
+
+
+def _require_witness_time(cosignature: VerifiedSignature, log_time_ms: int, now_ms: int) -> None:
+    """A witness saw the entry after the log had it, and not in the future."""
+    witnessed_ms = (cosignature.timestamp or 0) * 1000
+    if not log_time_ms - MAX_CLOCK_SKEW_MS <= witnessed_ms <= now_ms + MAX_CLOCK_SKEW_MS:
+        raise refusals.LogTimeError(
+            f"{cosignature.key.name} cosigned at an impossible time", field="checkpoint"
+        )
 
 
 def _log_keys(log_origin: str, roots: TrustRoots) -> tuple[VerifierKey, ...]:

@@ -54,16 +54,17 @@ class Standing:
 
 
 def require_answerable(
-    statement: Statement, delegation: VerifiedDelegation, log_origin: str
+    statement: Statement, delegation: VerifiedDelegation, log_origin: str, log_time_ms: int
 ) -> None:
-    """Refuse unless `delegation` makes an operator answer for `statement` in this log.
+    """Refuse unless `delegation` makes an operator answer for `statement` in this log, at its time.
 
-    Raises OtherLogError and what `signer.require_delegated` raises.
+    Raises OtherLogError and what `signer.require_delegated` and `require_log_time` raise.
     """
     granted = delegation.delegation
     if granted.log_origin != log_origin:
         raise OtherLogError("the delegation is for another log", field="log_origin")
     signer.require_delegated(statement, granted)
+    signer.require_log_time(statement, log_time_ms)
 
 
 def require_attested(

@@ -16,6 +16,8 @@ from otr_protocol.statement import Statement
 
 # A statement logged later than this after its token expired is kept, and not paid.
 LATE_REGISTRATION_MS: Final = 600_000
+# Clocks of honest machines differ; a larger difference is a false time (facts: at most 120 s).
+MAX_CLOCK_SKEW_MS: Final = 120_000
 
 
 def require_delegated(statement: Statement, delegation: Delegation) -> None:
@@ -41,6 +43,15 @@ def require_attested(statement: Statement, attestation: AttestationResult) -> No
             raise refusals.AttestationBindingError(
                 f"the evidence names another {field}", field=field
             )
+
+
+def require_log_time(statement: Statement, log_time_ms: int) -> None:
+    """Refuse with LogTimeError a statement that was registered before it can have been made.
+
+    Windows run from the log's time: what was signed ahead could be final before it has ended.
+    """
+    if log_time_ms + MAX_CLOCK_SKEW_MS < statement.end_ms:
+        raise refusals.LogTimeError("registered before the answer ended", field="log_time_ms")
 
 
 def is_payable(log_time_ms: int, attestation: AttestationResult) -> bool:

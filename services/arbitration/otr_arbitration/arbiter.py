@@ -127,7 +127,12 @@ class Arbiter:
         if record is None:
             return row.standing
         try:
-            finality.require_answerable(statement, open_delegation(record), self._log_origin)
+            finality.require_answerable(
+                statement,
+                open_delegation(record),
+                self._log_origin,
+                row.standing.log_time_ms,
+            )
             result = await self._token(statement)
             finality.require_attested(statement, result, accept_simulated=self._accept_simulated)
         except LogUnavailableError:
