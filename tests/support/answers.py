@@ -133,7 +133,7 @@ def blob_of(
     request: GenerationInput | None = None,
     *,
     output_count: int = 20,
-    finish: Finish = Finish.CANCELLED,
+    finish: Finish = Finish.LENGTH,
     salt: bytes = SALT,
 ) -> RequestBlob:
     """A blob with invented output ids (never a stop id) and a trace of invented leaves."""

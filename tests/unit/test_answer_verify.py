@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from otr_protocol.answer import Answer, open_answer
 from otr_protocol.answer_refusals import AnotherRequestError
@@ -18,6 +19,7 @@ from otr_protocol.request import seeded
 from otr_protocol.request_blob import RequestBlob
 from otr_protocol.sealed_blob import seal
 from otr_protocol.statement import Profile
+from otr_protocol.tlog.note import COSIGNATURE_V1, SignerKey, parse_note
 from otr_protocol.tlog.receipt import Receipt
 from otr_protocol.trace.root import empty_trace
 from otr_protocol.trust import TokenIssuer
@@ -50,7 +52,9 @@ from support.answers import (
     sealed_request,
     sign_token,
 )
-from support.log_of import LOG_KEY, OTHER_KEY
+from support.log_of import LOG_KEY, OTHER_KEY, WITNESS_KEY
+
+SECOND_WITNESS = SignerKey("witness.example/w2", b"\x05" * 32, COSIGNATURE_V1).verifier
 
 
 def verified(answer: Answer, world: World, **roots: Any) -> VerifiedAnswer:
@@ -78,7 +82,17 @@ def test_an_honest_answer_passes_every_check_in_order(blob: RequestBlob) -> None
     assert result.receipt is not None
     assert result.receipt.log_time_ms == LOG_TIME_MS
     assert result.payable is True
-    assert result.notes == ()
+    assert bool(result.notes) is (blob.finish is Finish.ABORTED)
+
+
+def test_an_answer_cut_short_counts_only_for_a_client_that_cancelled() -> None:
+    world = World()
+    result = verified(world.answer(blob_of(finish=Finish.CANCELLED)), world)
+    assert any("cut short" in note for note in result.notes)
+    result.require_not_cancelled(cancelled=True)
+    with pytest.raises(AnotherRequestError) as caught:
+        result.require_not_cancelled(cancelled=False)
+    assert caught.value.field == "finish"
 
 
 def test_without_a_receipt_the_time_is_the_operators_claim() -> None:
@@ -165,6 +179,7 @@ def test_an_answer_is_held_against_the_request_that_was_sent() -> None:
         "request_id": result.statement.request_id,
         "client_nonce": result.statement.client_nonce,
         "salt": SALT,
+        "model_id": MODEL_ID,
         "request": request_of(),
     }
     result.require_request(**asked)
@@ -172,6 +187,7 @@ def test_an_answer_is_held_against_the_request_that_was_sent() -> None:
         "request_id": bytes(16),
         "client_nonce": bytes(16),
         "salt": bytes(32),
+        "model_id": bytes(32),
         "request": request_of(13),
     }
     for name, value in changes.items():
@@ -213,6 +229,14 @@ def receipt_with(change: Callable[[Receipt], Receipt]) -> Callable[[World], Answ
         return answer.with_receipt(change(Receipt.decode(answer.receipt)).encode())
 
     return build
+
+
+def cosignature_first(world: World) -> Answer:
+    answer = world.answer(witness_time=LOG_TIME_MS // 1000 + 1)
+    receipt = Receipt.decode(answer.receipt)
+    parsed = parse_note(receipt.checkpoint_note)
+    turned = str(replace(parsed, lines=tuple(reversed(parsed.lines))))
+    return answer.with_receipt(replace(receipt, checkpoint_note=turned).encode())
 
 
 def truncated_proof(receipt: Receipt) -> Receipt:
@@ -320,6 +344,14 @@ LIES = [
     ),
     Lie(
         "a token signed by a key that nobody pinned",
+        "attestation_token",
+        "TOKEN_KEY_UNKNOWN",
+        lambda world: world.answer(
+            token=sign_token(world.token_claims(), ec.generate_private_key(ec.SECP384R1()))
+        ),
+    ),
+    Lie(
+        "a token that is no token",
         "attestation_token",
         "TOKEN_MALFORMED",
         lambda world: world.answer(token=b"no.token"),
@@ -462,10 +494,16 @@ LIES = [
     ),
     Lie("a miscounted output", "output_digest", "COUNT_MISMATCH", signed_with(output_count=21)),
     Lie(
-        "a length finish that is none",
+        "a stop id that nobody produced",
         "output_digest",
         "FINISH_CONTRADICTS_OUTPUT",
         about(lambda: replace(blob_of(), finish=Finish.STOP_ID)),
+    ),
+    Lie(
+        "cancelled after all tokens were there",
+        "output_digest",
+        "FINISH_CONTRADICTS_OUTPUT",
+        about(lambda: blob_of(request_of(max_tokens=20), finish=Finish.CANCELLED)),
     ),
     Lie(
         "another trace root",
@@ -530,6 +568,24 @@ LIES = [
         signed_with(exposure=50_001, cumulative_exposure=60_000),
     ),
     Lie(
+        "an allowance of another log",
+        "allowance",
+        "ALLOWANCE_EXCEEDED",
+        lambda world: world.answer(allowance=world.allowance(log_origin=OTHER_KEY.name)),
+    ),
+    Lie(
+        "an allowance of another session",
+        "allowance",
+        "ALLOWANCE_EXCEEDED",
+        lambda world: world.answer(allowance=world.allowance(session_key=Key("x").public)),
+    ),
+    Lie(
+        "an expired allowance",
+        "allowance",
+        "ALLOWANCE_EXCEEDED",
+        lambda world: world.answer(allowance=world.allowance(not_after=END_MS - 1)),
+    ),
+    Lie(
         "no allowance where one is required",
         "allowance",
         "ALLOWANCE_MISSING",
@@ -572,6 +628,38 @@ LIES = [
         "WITNESS_QUORUM",
         lambda world: world.answer(),
         lambda _: {"witness_quorum": 1},
+    ),
+    Lie(
+        "one witness of the two that are asked for",
+        "receipt",
+        "WITNESS_QUORUM",
+        lambda world: world.answer(witness_time=LOG_TIME_MS // 1000 + 1),
+        lambda _: {"witness_quorum": 2, "witnesses": (WITNESS_KEY.verifier, SECOND_WITNESS)},
+    ),
+    Lie(
+        "no receipt where witnesses are asked for",
+        "receipt",
+        "RECEIPT_MISSING",
+        lambda world: world.answer(with_receipt=False),
+        lambda _: {"witness_quorum": 1},
+    ),
+    Lie(
+        "a witness that cosigned before the log had it",
+        "receipt",
+        "LOG_TIME_IMPOSSIBLE",
+        lambda world: world.answer(witness_time=LOG_TIME_MS // 1000 - 121),
+    ),
+    Lie(
+        "a witness that cosigned in the future",
+        "receipt",
+        "LOG_TIME_IMPOSSIBLE",
+        lambda world: world.answer(witness_time=NOW_MS // 1000 + 121),
+    ),
+    Lie(
+        "a cosignature put before the log's signature",
+        "receipt",
+        "NOTE_REJECTED",
+        cosignature_first,
     ),
     Lie(
         "a cosignature that the reader cannot check",

@@ -40,7 +40,7 @@ from support.answers import (
     blob_of,
     stored_bytes,
 )
-from support.log_of import LOG_KEY
+from support.log_of import LOG_KEY, OTHER_KEY
 
 VOUCHER = Voucher(
     log_origin=LOG_KEY.name,
@@ -89,7 +89,20 @@ def test_nobody_spends_in_another_payers_name() -> None:
 
 
 def test_a_voucher_pays_for_the_statement_that_it_names() -> None:
-    VOUCHER.check_statement(statement())
+    VOUCHER.check_statement(statement(), LOG_KEY.name, Finish.LENGTH)
+    free = statement(fee=0)
+    VOUCHER.check_statement(free, LOG_KEY.name, Finish.ABORTED)
+
+
+def test_a_voucher_of_another_log_pays_for_nothing() -> None:
+    with pytest.raises(VoucherMismatchError) as caught:
+        VOUCHER.check_statement(statement(), OTHER_KEY.name, Finish.LENGTH)
+    assert caught.value.field == "log_origin"
+
+
+def test_an_aborted_answer_is_not_paid() -> None:
+    with pytest.raises(VoucherMismatchError):
+        VOUCHER.check_statement(statement(), LOG_KEY.name, Finish.ABORTED)
 
 
 @pytest.mark.parametrize(
@@ -103,12 +116,14 @@ def test_a_voucher_pays_for_the_statement_that_it_names() -> None:
         {"input_digest": bytes(32)},
         {"voucher_digest": bytes(32)},
         {"end_ms": END_MS + 1},
+        {"fee": 3},
+        {"fee": 5},
         {"fee": 901},
     ],
 )
 def test_a_voucher_pays_for_nothing_else(change: dict[str, Any]) -> None:
     with pytest.raises(VoucherMismatchError):
-        VOUCHER.check_statement(statement(**change))
+        VOUCHER.check_statement(statement(**change), LOG_KEY.name, Finish.LENGTH)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from otr_protocol.errors import MalformedError
-from otr_protocol.tlog.note import KeyMalformedError
+from otr_protocol.tlog.note import COSIGNATURE_V1, KeyMalformedError
 from otr_protocol.trust import RootsMalformedError, TrustRoots, dump_roots, load_roots
 from support.answers import OPERATOR, World
 from support.log_of import LOG_KEY, WITNESS_KEY
@@ -64,6 +64,8 @@ def test_a_misspelt_restriction_is_refused_by_name() -> None:
         {"logs": [1]},
         {"logs": [str(WITNESS_KEY.verifier)]},
         {"witnesses": [str(LOG_KEY.verifier)]},
+        {"witnesses": [str(WITNESS_KEY.verifier), str(replace(WITNESS_KEY, name="w2").verifier)]},
+        {"witnesses": [str(replace(LOG_KEY, signature_type=COSIGNATURE_V1).verifier)]},
         {"publishers": ["AA" * 32]},
         {"publishers": ["aa" * 31]},
         {"publishers": ["zz" * 32]},

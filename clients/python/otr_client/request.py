@@ -108,12 +108,14 @@ class Ask:
             request.sampling_config.seed = self.seed
         return request
 
-    def require_answered(self, verified: VerifiedAnswer) -> None:
+    def require_answered(self, verified: VerifiedAnswer, *, cancelled: bool = False) -> None:
         """Raise AnotherQuestionError unless `verified` answers this request.
 
-        Compares everything the client knows: identifiers, salt, sampling, limits, stops, value and
-        recipients, and the prompt's ids when the client tokenized; with text, which ids the server
-        made of it can be read in the blob (and `otr inspect` shows their text).
+        Compares everything the client knows: identifiers, salt, the model where one was named,
+        sampling, limits, stops, value and recipients, and the prompt's ids when the client
+        tokenized; with text, which ids the server made of it can be read in the blob (and `otr
+        inspect` shows their text). An answer that says it was cancelled is refused
+        (AnotherRequestError) unless the caller `cancelled` it.
         """
         statement, blob = verified.statement, verified.blob
         answered = blob.request
@@ -135,3 +137,6 @@ class Ask:
             raise AnotherQuestionError("the answer leaves out a stop id", field="stop_ids")
         if self.prompt_ids and answered.prompt_ids != tuple(self.prompt_ids):
             raise AnotherQuestionError("the answer has another prompt", field="prompt_ids")
+        if self.model not in ("", statement.model_id.hex(), verified.model_name):
+            raise AnotherQuestionError("the answer is by another model", field="model")
+        verified.require_not_cancelled(cancelled=cancelled)

@@ -26,8 +26,9 @@ from otr_protocol.sealed_blob import is_sealed, open_sealed
 from otr_protocol.signer import MAX_CLOCK_SKEW_MS
 from otr_protocol.statement import Profile, Statement, VerifiedStatement, open_statement
 from otr_protocol.tlog import receipt as log_receipt
+from otr_protocol.tlog.checkpoint import Cosignature
 from otr_protocol.tlog.entry import EntryKind
-from otr_protocol.tlog.note import VerifiedSignature, VerifierKey
+from otr_protocol.tlog.note import VerifierKey
 from otr_protocol.tlog.receipt import Receipt, VerifiedReceipt
 from otr_protocol.trace.segments import trace_positions
 from otr_protocol.trust import TrustRoots
@@ -256,12 +257,12 @@ def receipt(
     )
 
 
-def _require_witness_time(cosignature: VerifiedSignature, log_time_ms: int, now_ms: int) -> None:
+def _require_witness_time(cosignature: Cosignature, log_time_ms: int, now_ms: int) -> None:
     """A witness saw the entry after the log had it, and not in the future."""
-    witnessed_ms = (cosignature.timestamp or 0) * 1000
+    witnessed_ms = cosignature.timestamp * 1000
     if not log_time_ms - MAX_CLOCK_SKEW_MS <= witnessed_ms <= now_ms + MAX_CLOCK_SKEW_MS:
         raise refusals.LogTimeError(
-            f"{cosignature.key.name} cosigned at an impossible time", field="checkpoint"
+            f"{cosignature.witness.name} cosigned at an impossible time", field="checkpoint"
         )
 
 

@@ -20,6 +20,7 @@ from otr_protocol import cose, dcbor
 from otr_protocol.digest import H
 from otr_protocol.fields import (
     MAX_SIGNED_BYTES,
+    FieldError,
     as_bytes,
     as_integer,
     as_text,
@@ -51,6 +52,8 @@ class Delegation:
         check_digest(self.session_key, "session_key")
         check_name(self.log_origin, "log_origin")
         check_time(self.not_after, "not_after")
+        if self.operator_public_key == self.session_key:
+            raise FieldError("an operator's key signs no statements", field="session_key")
 
     @property
     def operator_id(self) -> bytes:

@@ -71,6 +71,8 @@ class ModelShape:
         check_range(self.layers, 1, 1 << 10, "layers")
         check_range(self.heads, 1, 1 << 12, "heads")
         check_range(self.kv_heads, 1, self.heads, "kv_heads")
+        # Else no two readers need agree which K/V head a query head attends to.
+        check_range(self.heads % self.kv_heads, 0, 0, "heads modulo kv_heads")
         check_range(self.head_dim, 2, 256, "head_dim")
         check_range(self.head_dim % 2, 0, 0, "head_dim modulo 2")
         check_range(self.heads * self.head_dim, 1, 1 << 16, "heads * head_dim")

@@ -47,8 +47,6 @@ ALLOWANCE_DOMAIN: Final = "otr-allowance-v1"
 CLOSE_DOMAIN: Final = "otr-close-v1"
 # Prices are micro-units per this many tokens: a token of a small model costs less than one.
 PRICE_TOKENS: Final = 1_000_000
-# A countersignature holds a whole signed voucher.
-MAX_COUNTERSIGNED_BYTES: Final = 2 * MAX_SIGNED_BYTES
 
 
 class VoucherMismatchError(RejectedError):
@@ -128,8 +126,13 @@ class Voucher:
         due = prompt_count * self.price_in + output_count * self.price_out
         return min(self.max_fee, due // PRICE_TOKENS)
 
-    def check_statement(self, statement: Statement) -> None:
-        """Raise VoucherMismatchError unless this voucher pays for `statement`."""
+    def check_statement(self, statement: Statement, log_origin: str, finish: Finish) -> None:
+        """Raise VoucherMismatchError unless this voucher pays for `statement`, to the unit.
+
+        `log_origin` is the log that registered it, `finish` how its output ended.
+        """
+        if self.log_origin != log_origin:
+            raise VoucherMismatchError("the voucher is for another log", field="log_origin")
         for field in (
             "operator_id",
             "request_id",
@@ -144,8 +147,9 @@ class Voucher:
             raise VoucherMismatchError("the statement names another voucher", field="voucher")
         if statement.end_ms > self.not_after:
             raise VoucherMismatchError("the voucher had expired", field="not_after")
-        if statement.fee > self.max_fee:
-            raise VoucherMismatchError("the fee is above max_fee", field="fee")
+        due = self.fee(statement.prompt_count, statement.output_count, finish)
+        if statement.fee != due:
+            raise VoucherMismatchError(f"the fee is {statement.fee}, {due} is due", field="fee")
 
 
 def sign_voucher(voucher: Voucher, sign: Callable[[bytes], bytes], payer_key: bytes) -> bytes:
@@ -173,7 +177,7 @@ def countersign_voucher(
 
 def open_countersigned_voucher(data: bytes, arbiter_key: bytes, payer_key: bytes) -> Voucher:
     """Verify both signatures of a locked voucher."""
-    payload = cose.verify1(data, arbiter_key, max_bytes=MAX_COUNTERSIGNED_BYTES)
+    payload = cose.verify1(data, arbiter_key, max_bytes=MAX_SIGNED_BYTES)
     (signed,) = dcbor.open_record(payload, VOUCHER_LOCK_DOMAIN, bytes)
     return open_voucher(as_bytes(signed, "voucher"), payer_key)
 

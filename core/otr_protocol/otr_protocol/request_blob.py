@@ -32,7 +32,7 @@ from otr_protocol.request import (
     sampling_from_record,
     sub_salt,
 )
-from otr_protocol.trace.ids import id_root, pack_ids, unpack_ids
+from otr_protocol.trace.ids import ID_BYTES, id_root, pack_ids, unpack_ids
 from otr_protocol.trace.leaf import OUT_TAG
 from otr_protocol.trace.root import TracePreimage, trace_from_record
 
@@ -61,9 +61,12 @@ class RequestBlob:
         check_range(len(self.output_ids), 0, MAX_IDS, "output_ids")
 
     def encode(self) -> bytes:
-        """The record: the stored bytes of a public request, the plaintext of a sealed one."""
+        """The record: the stored bytes of a public request, the plaintext of a sealed one.
+
+        Raises FieldError for more than 3 MiB, which nobody could open.
+        """
         request = self.request
-        return dcbor.encode(
+        record = dcbor.encode(
             (
                 BLOB_DOMAIN,
                 self.salt,
@@ -80,6 +83,8 @@ class RequestBlob:
                 self.trace.record(),
             )
         )
+        check_range(len(record), 0, MAX_BLOB_BYTES, "blob")
+        return record
 
     def input_digest(self) -> bytes:
         """The input digest that a statement about this blob must carry."""
@@ -127,7 +132,7 @@ def open_blob(data: bytes) -> RequestBlob:
     salt, prompt, sampling, seed, max_tokens, stop_ids, stop_strings = fields[:7]
     declared_value, recipients, output, finish, trace = fields[7:]
     request = GenerationInput(
-        prompt_ids=unpack_ids(as_bytes(prompt, "prompt_ids"), "prompt_ids"),
+        prompt_ids=_ids(prompt, "prompt_ids"),
         sampling=sampling_from_record(sampling),
         seed=as_bytes(seed, "seed"),
         max_tokens=as_integer(max_tokens, "max_tokens"),
@@ -139,7 +144,13 @@ def open_blob(data: bytes) -> RequestBlob:
     return RequestBlob(
         salt=as_bytes(salt, "salt"),
         request=request,
-        output_ids=unpack_ids(as_bytes(output, "output_ids"), "output_ids"),
+        output_ids=_ids(output, "output_ids"),
         finish=finish_from_code(as_integer(finish, "finish")),
         trace=trace_from_record(trace),
     )
+
+
+def _ids(value: dcbor.Value, field: str) -> tuple[int, ...]:
+    packed = as_bytes(value, field)
+    check_range(len(packed) // ID_BYTES, 0, MAX_IDS, field)
+    return unpack_ids(packed, field)

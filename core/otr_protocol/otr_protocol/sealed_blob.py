@@ -173,8 +173,10 @@ def open_sealed(data: bytes) -> SealedBlob:
     boxes, ciphertext = dcbor.open_record(
         data, SEALED_DOMAIN, tuple, bytes, max_bytes=MAX_SEALED_BYTES
     )
+    found = as_array(boxes, "boxes")
+    check_range(len(found), 1, MAX_RECIPIENTS, "boxes")
     opened = []
-    for box in as_array(boxes, "boxes"):
+    for box in found:
         recipient, ephemeral_key, sealed_key = as_array(box, "boxes", length=3)
         opened.append(
             Box(

@@ -52,7 +52,8 @@ class TrustRoots:
 
     Keys are raw 32 bytes (Ed25519), ids and digests 32 bytes. `operators` and `policies` restrict
     when they are not empty; `models` are model ids believed without a publisher's record. Of the
-    `witnesses`, `witness_quorum` must have cosigned the checkpoint of a receipt.
+    `witnesses`, `witness_quorum` must have cosigned the checkpoint of the receipt, which is then
+    required too.
     """
 
     issuers: tuple[TokenIssuer, ...]
@@ -86,7 +87,13 @@ class TrustRoots:
                     raise RootsMalformedError(
                         f"{key.name} has signature type {key.signature_type}", field=name
                     )
-        if not 0 <= self.witness_quorum <= len(set(self.witnesses)):
+        witnesses = [key.public_key for key in self.witnesses]
+        # One key under two names, or the log itself, would be a quorum of nobody.
+        if len(set(witnesses)) != len(witnesses):
+            raise RootsMalformedError("one witness key is pinned twice", field="witnesses")
+        if not {key.public_key for key in self.logs}.isdisjoint(witnesses):
+            raise RootsMalformedError("a log is pinned as a witness", field="witnesses")
+        if not 0 <= self.witness_quorum <= len(witnesses):
             raise RootsMalformedError(
                 "the quorum is larger than the number of witnesses", field="witness_quorum"
             )
@@ -104,7 +111,8 @@ def load_roots(data: bytes) -> TrustRoots:
     """Read a trust roots file. What is left out is empty, zero or false: the stricter choice.
 
     (An empty `operators` or `policies` does not restrict; name them to do so.) Raises
-    RootsMalformedError, JsonMalformedError, JwksMalformedError or KeyMalformedError.
+    RootsMalformedError, JsonMalformedError, JwksMalformedError, KeyMalformedError, Base64Error or
+    FieldError.
     """
     document = parse_object(data, max_bytes=MAX_ROOTS_BYTES)
     unknown = sorted(document.keys() - _KNOWN)

@@ -25,6 +25,7 @@ from otr_protocol.answer_refusals import (
 from otr_protocol.attestation.ear import AttestationResult
 from otr_protocol.errors import Refusal
 from otr_protocol.identity import Delegation
+from otr_protocol.output import Finish
 from otr_protocol.payment import Allowance
 from otr_protocol.request import GenerationInput
 from otr_protocol.request_blob import RequestBlob
@@ -122,23 +123,40 @@ class VerifiedAnswer:
         return TimeBasis.OPERATOR if self.receipt is None else TimeBasis.LOG
 
     def require_request(
-        self, *, request_id: bytes, client_nonce: bytes, salt: bytes, request: GenerationInput
+        self,
+        *,
+        request_id: bytes,
+        client_nonce: bytes,
+        salt: bytes,
+        model_id: bytes,
+        request: GenerationInput,
+        cancelled: bool = False,
     ) -> None:
-        """Refuse a genuine answer to somebody else's request, or to an earlier one of ours.
+        """Refuse a genuine answer to somebody else's request, or by another model than was asked.
 
-        Raises AnotherRequestError naming the field that differs.
+        `model_id` is part of it: one publisher's small model is as genuine as its large one. So is
+        whether the caller `cancelled`: only then may the answer have ended for that reason, which
+        frees the operator from giving the rest. Raises AnotherRequestError naming the field.
         """
-        asked = (request_id, client_nonce, salt, request)
-        answered = (
-            self.statement.request_id,
-            self.statement.client_nonce,
-            self.blob.salt,
-            self.blob.request,
-        )
-        names = ("request_id", "client_nonce", "salt", "request")
-        for name, ours, theirs in zip(names, asked, answered, strict=True):
+        statement, blob = self.statement, self.blob
+        for name, ours, theirs in (
+            ("request_id", request_id, statement.request_id),
+            ("client_nonce", client_nonce, statement.client_nonce),
+            ("salt", salt, blob.salt),
+            ("model_id", model_id, statement.model_id),
+            ("request", request, blob.request),
+        ):
             if ours != theirs:
                 raise AnotherRequestError(f"the answer has another {name}", field=name)
+        self.require_not_cancelled(cancelled=cancelled)
+
+    def require_not_cancelled(self, *, cancelled: bool) -> None:
+        """Refuse an answer that says its client cancelled it when the client did not.
+
+        Raises AnotherRequestError with the field "finish".
+        """
+        if self.blob.finish is Finish.CANCELLED and not cancelled:
+            raise AnotherRequestError("the answer says that it was cancelled", field="finish")
 
 
 class _Steps:
@@ -198,7 +216,7 @@ def verify_answer(data: bytes, roots: TrustRoots, now_ms: int) -> VerifiedAnswer
     receipt = None
     if answer.receipt:
         receipt = steps.run("receipt", rules.receipt, answer, statement, log_origin, roots, now_ms)
-    elif roots.require_receipt:
+    elif roots.require_receipt or roots.witness_quorum:
         raise steps.missing("receipt", ReceiptMissingError("there is no receipt"))
 
     payable = None
@@ -215,12 +233,13 @@ def verify_answer(data: bytes, roots: TrustRoots, now_ms: int) -> VerifiedAnswer
         receipt=receipt,
         payable=payable,
         checks=tuple(steps.passed),
-        notes=_notes(statement, attestation, allowance, receipt, payable),
+        notes=_notes(statement, blob, attestation, allowance, receipt, payable),
     )
 
 
 def _notes(
     statement: Statement,
+    blob: RequestBlob,
     attestation: AttestationResult,
     allowance: Allowance | None,
     receipt: VerifiedReceipt | None,
@@ -229,8 +248,14 @@ def _notes(
     notes = []
     if attestation.simulated:
         notes.append("the TEE is simulated: nothing is known about the hardware")
+    if blob.finish is Finish.CANCELLED:
+        notes.append("cut short: the operator says that the client cancelled")
+    if blob.finish is Finish.ABORTED:
+        notes.append("cut short: the server gave up, and nothing is due")
     if receipt is None:
         notes.append("no receipt: time claimed by the operator")
+    elif receipt.log_time_ms < statement.end_ms:
+        notes.append("the log's clock or the operator's is wrong: registered before the end")
     if payable is False:
         notes.append("registered too late after the token expired: kept, not payable")
     if allowance is None:

@@ -15,7 +15,7 @@ canonical: there, bytes that nobody checks are only a place to hide something.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -204,7 +204,8 @@ def open_note(
     """Verify every line that claims to be by one of `keys`; at least one must be.
 
     With `unknown_lines="refuse"`, the mode of answer files, a line of any other key, a second line
-    of one key, and base64 that is not canonical are refused too. Otherwise other lines are ignored,
+    of one key, lines in another order than `keep_lines` gives, and base64 that is not canonical are
+    refused too. Otherwise other lines are ignored,
     a second one by a known key after having been verified. Raises what
     `parse_note` raises, NoteRejectedError, or KeyMalformedError for two keys with one name and id.
     """
@@ -212,6 +213,8 @@ def open_note(
     known = _by_name_and_id(keys)
     message = parsed.text.encode()
     verified: dict[VerifierKey, VerifiedSignature] = {}
+    if unknown_lines == "refuse" and parsed.lines != _in_order(parsed.lines, known):
+        raise NoteRejectedError("the signature lines are not in order", field="note")
     for line in parsed.lines:
         key = known.get((line.name, line.key_id))
         if key is None:
@@ -266,7 +269,8 @@ def add_lines(note: str | bytes, lines: Sequence[SignatureLine]) -> str:
 def keep_lines(note: str | bytes, keys: Sequence[VerifierKey]) -> str:
     """The same note with only the lines of `keys`, none twice, canonical: what strict readers take.
 
-    Signatures are not checked. Raises NoteRejectedError if no line would be left.
+    Signatures of the text come first, cosignatures after them, each by name and key id. Signatures
+    are not checked. Raises NoteRejectedError if no line would be left.
     """
     parsed = parse_note(note, canonical=False)
     known = _by_name_and_id(keys)
@@ -276,7 +280,19 @@ def keep_lines(note: str | bytes, keys: Sequence[VerifierKey]) -> str:
             kept.setdefault((line.name, line.key_id), line)
     if not kept:
         raise NoteRejectedError("no signature by a trusted key", field="note")
-    return str(UnverifiedNote(parsed.text, tuple(kept.values())))
+    return str(UnverifiedNote(parsed.text, _in_order(tuple(kept.values()), known)))
+
+
+def _in_order(
+    lines: tuple[SignatureLine, ...], known: Mapping[tuple[str, bytes], VerifierKey]
+) -> tuple[SignatureLine, ...]:
+    """The one order of lines: the log before its witnesses, then by name and key id."""
+
+    def rank(line: SignatureLine) -> tuple[int, str, bytes]:
+        key = known.get((line.name, line.key_id))
+        return key.signature_type if key else ED25519, line.name, line.key_id
+
+    return tuple(sorted(lines, key=rank))
 
 
 def _as_text(note: str | bytes) -> str:

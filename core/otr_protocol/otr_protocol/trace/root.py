@@ -56,10 +56,11 @@ class TracePreimage:
         check_count(self.positions, "positions")
         check_range(len(self.segments), 1, MAX_SEGMENTS, "segments")
         check_digest(self.out_root, "out_root")
-        if self.positions == 0:
-            roots = {root for segment in self.segments for root in (segment.res, segment.kv)}
-            if roots | {self.out_root} != {EMPTY_ROOT}:
-                raise FieldError("a trace of no positions has only empty trees", field="segments")
+        roots = {root for segment in self.segments for root in (segment.res, segment.kv)}
+        if self.positions == 0 and roots | {self.out_root} != {EMPTY_ROOT}:
+            raise FieldError("a trace of no positions has only empty trees", field="segments")
+        if self.positions and EMPTY_ROOT in roots:
+            raise FieldError("a trace of positions has no empty tree", field="segments")
 
     def record(self) -> TraceRecord:
         """The record as a value, for the blob that carries it."""
@@ -82,8 +83,10 @@ def trace_from_record(value: dcbor.Value) -> TracePreimage:
     sub_trace, positions, roots, out_root = dcbor.open_fields(
         value, TRACE_DOMAIN, bytes, int, tuple, bytes
     )
+    pairs = as_array(roots, "segments")
+    check_range(len(pairs), 1, MAX_SEGMENTS, "segments")
     segments = []
-    for pair in as_array(roots, "segments"):
+    for pair in pairs:
         res, kv = as_array(pair, "segments", length=2)
         segments.append(SegmentRoots(as_bytes(res, "res"), as_bytes(kv, "kv")))
     return TracePreimage(
