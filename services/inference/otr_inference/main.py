@@ -33,6 +33,7 @@ from otr_protocol import identity
 from otr_protocol.errors import MalformedError, RejectedError
 from otr_protocol.registry import open_model_record
 from otr_protocol.tlog.entry import EntryKind
+from otr_protocol.tlog.note import VerifierKey
 from otr_server.channel import open_channel
 from otr_server.command import run_command
 from otr_server.identity import ANY_ROLE
@@ -74,6 +75,12 @@ class ModelRecordMismatchError(RejectedError):
     """The registry record names another model than the one that was loaded."""
 
     reason = "MODEL_RECORD_MISMATCH"
+
+
+class LogKeyMismatchError(MalformedError):
+    """The log's verifier key and its origin name two logs."""
+
+    reason = "LOG_KEY_MISMATCH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,7 @@ async def build(settings: Settings) -> Built:
         max_running=settings.limits.max_running,
         max_waiting=settings.limits.max_waiting,
     )
+    log_key = _log_key(settings)
     registry = new_registry()
     store = AnswerStore(settings.data_dir / "inference.sqlite", settings.max_database_bytes)
     await store.open()
@@ -130,7 +138,7 @@ async def build(settings: Settings) -> Built:
     client = settings.tls.as_client() if settings.tls else None
     log_channel = open_channel(settings.commitment_target, client, "commitment")
     verifier_channel = open_channel(settings.attestation_target, client, "attestation")
-    outbox = Outbox(store, LogPeer(log_channel), registry)
+    outbox = Outbox(store, LogPeer(log_channel), log_key, registry)
     operator_public_key = bytes.fromhex(settings.operator_public_key_file.read_text().strip())
     operator_id = identity.operator_id(operator_public_key)
 
@@ -204,6 +212,16 @@ def _model_record(settings: Settings, model_id: bytes) -> bytes:
             f" the directory holds {model_id.hex()}"
         )
     return record
+
+
+def _log_key(settings: Settings) -> VerifierKey:
+    key = VerifierKey.parse(settings.log_vkey_file.read_text().strip())
+    if key.name != settings.log_origin:
+        raise LogKeyMismatchError(
+            f"{settings.log_vkey_file} is the key of {key.name!r}, not of {settings.log_origin!r}",
+            field="log_vkey_file",
+        )
+    return key
 
 
 def _attester(settings: Settings) -> Attester:

@@ -34,6 +34,8 @@ class Settings:
     attestation_target: str
     commitment_target: str
     log_origin: str
+    log_vkey_file: Path
+    """The log's verifier key, of the log named `log_origin`: its receipts must verify under it."""
     operator_public_key_file: Path
     """32 raw bytes, hex: whom this machine serves for."""
     model_record_file: Path | None = None

@@ -268,6 +268,7 @@ class StackDirectory:
                 "attestation_target": self.target("attestation"),
                 "commitment_target": log,
                 "log_origin": LOG_ORIGIN,
+                "log_vkey_file": vkey,
                 "operator_public_key_file": public / "operator.pub",
                 "operator_key_file": keys / "operator.key",
                 "model_record_file": public / "model.record",
