@@ -225,14 +225,22 @@ def _log_key(settings: Settings) -> VerifierKey:
 
 
 def _attester(settings: Settings) -> Attester:
-    if settings.attester == "development" and settings.devtee_dir is not None:
-        from otr_inference.attester_development import DevelopmentAttester
+    if settings.attester == "hardware":
+        from otr_inference.attester_hardware import HardwareAttester
 
-        return DevelopmentAttester(settings.devtee_dir)
-    raise AttesterUnknownError(
-        f"attester {settings.attester!r}: this release has 'development', with devtee_dir",
-        field="attester",
-    )
+        return HardwareAttester(settings.hardware)
+    if settings.attester != "development":
+        raise AttesterUnknownError(
+            f"attester {settings.attester!r}: there are 'development' and 'hardware'",
+            field="attester",
+        )
+    if settings.devtee_dir is None:
+        raise AttesterUnknownError(
+            "attester 'development' signs with the key material in devtee_dir", field="devtee_dir"
+        )
+    from otr_inference.attester_development import DevelopmentAttester
+
+    return DevelopmentAttester(settings.devtee_dir)
 
 
 def _delegations(settings: Settings, operator_public_key: bytes) -> Delegations:

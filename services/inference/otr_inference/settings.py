@@ -23,6 +23,22 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Hardware:
+    """Where this machine's own evidence comes from (attester = "hardware")."""
+
+    gpus: bool = True
+    """False on a machine that serves without a GPU; a policy may well refuse that."""
+    gpu_timeout_seconds: float = 45.0
+    """For all GPUs; the verifier's challenge does not live much longer."""
+    snp_certificate: Path | None = None
+    """SEV-SNP: the chip's VCEK, PEM or DER, or a directory of them, if the host has none."""
+    privilege_level: int | None = None
+    """SEV-SNP: the VMPL to report; None is the least that this guest may."""
+    tsm_root: Path = Path("/sys/kernel/config/tsm/report")
+    event_log: Path = Path("/sys/firmware/acpi/tables/data/CCEL")
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything `otr-inference` reads from its configuration file."""
 
@@ -45,8 +61,10 @@ class Settings:
     delegation_dir: Path | None = None
     """Otherwise: requests for delegations are written here and answers awaited."""
     attester: str = "development"
+    """Who makes evidence: "development" signs simulated reports, "hardware" asks this machine."""
     devtee_dir: Path | None = None
     """The development TEE's key material (attester = "development")."""
+    hardware: Hardware = field(default_factory=Hardware)
     tls: ServerTls | None = None
     """This service's certificate, also for calling peers; without it, loopback in plaintext."""
     expected_model_id: str | None = None
