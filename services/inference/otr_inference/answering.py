@@ -60,13 +60,14 @@ class Answering:
     request: GenerationInput
     session: Session
     start_ms: int
+    worker: EngineWorker
     job: Job
     outcome: asyncio.Future[Outcome]
     _steps: asyncio.Queue[StepOutcome | None] = field(default_factory=asyncio.Queue)
 
     def cancel(self, finish: Finish) -> None:
-        """Stop within one step; what was produced is sealed with `finish`."""
-        self.job.cancel(finish)
+        """Stop within one step; what was produced is sealed with `finish`. No effect when done."""
+        self.worker.cancel(self.job, finish)
 
     async def steps(self) -> AsyncIterator[list[StepOutcome]]:
         """Outcomes as they come, those that waited together."""
@@ -142,9 +143,10 @@ def start_answering(
     capacity: int,
     make: Callable[[Engine, Slot], Generation],
 ) -> Answering:
-    """Queue the job; raises QueueFullError. The caller runs `Answering.run` as a task."""
+    """Queue the job; raises what `submit` raises. The caller runs `Answering.run` as a task."""
     loop = asyncio.get_running_loop()
     job = Job(client=client, capacity=capacity, make=make, events=asyncio.Queue(), loop=loop)
-    answering = Answering(client, asked, request, session, start_ms, job, loop.create_future())
+    outcome: asyncio.Future[Outcome] = loop.create_future()
+    answering = Answering(client, asked, request, session, start_ms, worker, job, outcome)
     worker.submit(job)
     return answering

@@ -3,13 +3,19 @@
 One thread owns the engine. Every round it admits waiting jobs while slots are free, asks each
 running generation what to feed, runs one forward pass over all of them, and hands the outcomes to
 the event loop in one call. The kernels release the GIL, so gRPC keeps streaming while the model
-computes. Cancellation takes effect before the next pass. Jobs wait in one queue per client,
-served in turn, so that one client's burst cannot starve another.
+computes. Cancellation takes effect before the next pass, and at once for a job that waits. Jobs
+wait in one queue per client, served in turn and bounded, so that one client's burst cannot starve
+another.
+
+The thread outlives a pass that fails and ends only with `stop`, or for good when something fails
+that no job can be blamed for: then every job hears of it, nothing more is taken, and `watch` raises
+so that the process says NOT_SERVING and gives up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 import time
 from collections import OrderedDict, deque
@@ -20,7 +26,7 @@ import structlog
 
 from otr_numerics.engine import Engine, Slot
 from otr_numerics.generation import Generation, GenerationResult, StepOutcome
-from otr_protocol.errors import ExhaustedError
+from otr_protocol.errors import ExhaustedError, UnavailableError
 from otr_protocol.output import Finish
 
 log = structlog.get_logger(__name__)
@@ -30,6 +36,18 @@ class QueueFullError(ExhaustedError):
     """Every place in the queue is taken."""
 
     reason = "QUEUE_FULL"
+
+
+class ClientQueueFullError(ExhaustedError):
+    """This client has as many requests in the queue as one client may have."""
+
+    reason = "CLIENT_QUEUE_FULL"
+
+
+class EngineStoppedError(UnavailableError):
+    """The engine's thread has ended and this process answers nothing more."""
+
+    reason = "ENGINE_STOPPED"
 
 
 class EngineFailedError(Exception):
@@ -70,8 +88,8 @@ class Job:
     started_ns: int = 0
     first_token_ns: int = 0
 
-    def cancel(self, finish: Finish) -> None:
-        """Stop before the next pass, ending with `finish`. The first reason given stays."""
+    def mark_cancelled(self, finish: Finish) -> None:
+        """Have the engine's thread end this with `finish`. The first reason given stays."""
         if self.cancel_as is None:
             self.cancel_as = finish
 
@@ -79,15 +97,19 @@ class Job:
 class EngineWorker:
     """Owns the engine and its thread."""
 
-    def __init__(self, engine: Engine, *, max_running: int, max_waiting: int) -> None:
+    def __init__(
+        self, engine: Engine, *, max_running: int, max_waiting: int, max_waiting_per_client: int
+    ) -> None:
         self._engine = engine
         self._max_running = max_running
         self._max_waiting = max_waiting
+        self._max_waiting_per_client = max_waiting_per_client
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
         self._waiting_count = 0
         self._running: list[Job] = []
         self._wake = threading.Condition()
         self._stopping = False
+        self._died: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._recent_seconds = 1.0
 
@@ -112,32 +134,82 @@ class EngineWorker:
         """Generations in the queue."""
         return self._waiting_count
 
+    async def watch(self) -> None:
+        """Wait for ever; raises EngineStoppedError once the thread has failed for good."""
+        await asyncio.shield(asyncio.wrap_future(self._died))
+        raise EngineStoppedError("the engine's thread has ended")
+
     def submit(self, job: Job) -> None:
-        """Queue a job, or raise `QueueFullError` with a hint when to come back."""
+        """Queue a job.
+
+        Raises QueueFullError or ClientQueueFullError with a hint when to come back, and
+        EngineStoppedError.
+        """
         with self._wake:
+            if self._died.done():
+                raise EngineStoppedError("the engine's thread has ended")
             if self._stopping:
                 raise QueueFullError("the server is shutting down", retry_after_ms=5_000)
             if self._waiting_count >= self._max_waiting:
-                rounds = 1 + self._waiting_count // self._max_running
                 raise QueueFullError(
                     f"{self._waiting_count} requests are waiting already",
-                    retry_after_ms=max(100, int(1000 * self._recent_seconds * rounds)),
+                    retry_after_ms=self._retry_ms(self._waiting_count),
+                )
+            own = len(self._waiting.get(job.client, ()))
+            if own >= self._max_waiting_per_client:
+                raise ClientQueueFullError(
+                    f"{own} requests of this client are waiting already",
+                    retry_after_ms=self._retry_ms(own),
                 )
             self._waiting.setdefault(job.client, deque()).append(job)
             self._waiting_count += 1
             self._wake.notify()
 
+    def cancel(self, job: Job, finish: Finish) -> None:
+        """End a job with `finish`: at once if it waits, else before the next pass.
+
+        Without effect on a job that has ended; the first reason given stays.
+        """
+        job.mark_cancelled(finish)
+        with self._wake:
+            queue = self._waiting.get(job.client)
+            if queue is None or job not in queue:
+                return
+            queue.remove(job)
+            self._waiting_count -= 1
+            if not queue:
+                del self._waiting[job.client]
+        self._post(job, asyncio.CancelledError("cancelled in the queue"))
+
+    def _retry_ms(self, ahead: int) -> int:
+        rounds = 1 + ahead // max(1, self._max_running)
+        return max(100, int(1000 * self._recent_seconds * rounds))
+
     def _work(self) -> None:
+        try:
+            self._work_until_stopped()
+        except BaseException as error:
+            log.critical("engine_thread_ended", exc_info=error)
+            with self._wake:  # from here on nothing is queued any more
+                self._died.set_result(None)
+            for job in self._drain_everything():
+                self._fail(job, error)
+
+    def _work_until_stopped(self) -> None:
         while True:
             with self._wake:
                 while not self._running and not self._waiting_count and not self._stopping:
                     self._wake.wait()
                 if self._stopping:
                     break
-                self._admit()
+                if not self._max_running:
+                    raise EngineFailedError("every slot is lost")
+                admitted = self._take_waiting()
+            for job in admitted:
+                self._begin(job)
             self._round()
         for job in self._drain_everything():
-            job.cancel(Finish.ABORTED)
+            job.mark_cancelled(Finish.ABORTED)
             self._finish(job)
 
     def _drain_everything(self) -> list[Job]:
@@ -148,23 +220,30 @@ class EngineWorker:
             self._waiting_count = 0
         return jobs
 
-    def _admit(self) -> None:
+    def _take_waiting(self) -> list[Job]:
         """Move waiting jobs to the running set, one client after another."""
+        taken: list[Job] = []
         while self._waiting and len(self._running) < self._max_running:
             client, queue = self._waiting.popitem(last=False)
             job = queue.popleft()
             self._waiting_count -= 1
             if queue:
                 self._waiting[client] = queue
-            job.started_ns = time.monotonic_ns()
-            if job.cancel_as is None:
-                try:
-                    job.slot = self._engine.open(job.capacity)
-                    job.generation = job.make(self._engine, job.slot)
-                except Exception as error:
-                    self._fail(job, error)
-                    continue
             self._running.append(job)
+            taken.append(job)
+        return taken
+
+    def _begin(self, job: Job) -> None:
+        """Give a job its slot. A cancelled one gets none and ends in the round that follows."""
+        job.started_ns = time.monotonic_ns()
+        if job.cancel_as is not None:
+            return
+        try:
+            job.slot = self._engine.open(job.capacity)
+            job.generation = job.make(self._engine, job.slot)
+        except Exception as error:
+            self._running.remove(job)
+            self._fail(job, error)
 
     def _round(self) -> None:
         """End what was cancelled, then advance everything else by one pass."""
@@ -177,6 +256,8 @@ class EngineWorker:
         try:
             feeds = [(job.slot, job.generation.feed()) for job in jobs]  # type: ignore[union-attr]
             logits = self._engine.forward(feeds)  # type: ignore[arg-type]
+            if len(logits) != len(jobs):
+                raise EngineFailedError(f"{len(logits)} rows of logits for {len(jobs)} jobs")
         except Exception as error:
             self._running.clear()
             for job in jobs:
@@ -227,9 +308,15 @@ class EngineWorker:
         self._post(job, failure)
 
     def _close_slot(self, job: Job) -> None:
-        if job.slot is not None:
-            self._engine.close(job.slot)
-            job.slot = None
+        """Give the slot back; one that cannot be closed is lost, and its job has ended anyway."""
+        slot, job.slot = job.slot, None
+        if slot is None:
+            return
+        try:
+            self._engine.close(slot)
+        except Exception as error:
+            log.error("slot_lost", exc_info=error)
+            self._max_running -= 1
 
     @staticmethod
     def _post(job: Job, event: Event) -> None:

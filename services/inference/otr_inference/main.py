@@ -128,6 +128,7 @@ async def build(settings: Settings) -> Built:
         engine,
         max_running=settings.limits.max_running,
         max_waiting=settings.limits.max_waiting,
+        max_waiting_per_client=settings.limits.max_waiting_per_client,
     )
     log_key = _log_key(settings)
     registry = new_registry()
@@ -186,7 +187,7 @@ async def build(settings: Settings) -> Built:
         settings.tls,
         [Servicer(rpc.add_InferenceServiceServicer_to_server, servicer, SERVICE)],
         {f"/{SERVICE}/{method}": roles for method, roles in ROLES.items()},
-        [sessions.run, outbox.run],
+        [sessions.run, outbox.run, worker.watch],
         reflection=settings.reflection,
         max_request_bytes=settings.limits.max_request_bytes,
         drain_seconds=settings.drain_seconds,

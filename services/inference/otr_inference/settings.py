@@ -17,6 +17,8 @@ class Limits:
     """Answers generated at once; each holds one slot of the key/value cache."""
     max_waiting: int = 64
     """Requests queued before RESOURCE_EXHAUSTED."""
+    max_waiting_per_client: int = 16
+    """Of those, how many may be one client's."""
     max_prompt_tokens: int = 4096
     max_output_tokens: int = 2048
     max_request_bytes: int = 1 << 20
