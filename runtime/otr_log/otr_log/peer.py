@@ -16,12 +16,20 @@ from otr_server.status import reason_of
 CHUNK_BYTES = 256 * 1024
 CALL_SECONDS = 20.0
 MAX_BLOB_BYTES = 64 * 1024 * 1024
+AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+"""Codes that say nothing about what was asked for: there was no answer."""
 
 
 class LogUnavailableError(UnavailableError):
     """The log did not answer, or refused what was sent."""
 
     reason = "LOG_UNAVAILABLE"
+
+
+class BlobUnreadableError(UnavailableError):
+    """The log answers, and does not hand out this blob: the log's fault, and it may be mended."""
+
+    reason = "BLOB_UNREADABLE"
 
 
 class RecordRefusedError(RejectedError):
@@ -34,7 +42,7 @@ class RecordRefusedError(RejectedError):
         self.log_reason = log_reason
 
 
-class BlobMismatchError(RejectedError):
+class BlobMismatchError(BlobUnreadableError):
     """The log sent bytes that do not have the digest that was asked for."""
 
     reason = "BLOB_MISMATCH"
@@ -73,7 +81,8 @@ class LogPeer:
     async def get_blob(self, digest: bytes, *, max_bytes: int = MAX_BLOB_BYTES) -> bytes:
         """Fetch a blob and check its digest.
 
-        Raises LogUnavailableError, or BlobMismatchError for wrong or too many bytes.
+        Raises LogUnavailableError when the log is away; BlobUnreadableError when it answers and
+        does not give the blob, as BlobMismatchError for wrong or too many bytes.
         """
         data = bytearray()
         try:
@@ -84,7 +93,9 @@ class LogPeer:
                 if len(data) > max_bytes:
                     raise BlobMismatchError(f"the blob is longer than {max_bytes} bytes")
         except grpc.aio.AioRpcError as error:
-            raise unavailable(error) from error
+            if error.code() in AWAY:
+                raise unavailable(error) from error
+            raise BlobUnreadableError(f"the log answers {error.code().name}") from error
         if hashlib.sha256(data).digest() != digest:
             raise BlobMismatchError(f"the log sent other bytes than {digest.hex()}")
         return bytes(data)

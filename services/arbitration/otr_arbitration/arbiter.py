@@ -2,22 +2,26 @@
 
 Three steps, each restartable from the store: `apply` records entries with the cursor, `judge`
 decides RECEIVED statements (it needs the token blob, which the log holds), `finalise` ends windows.
-A statement whose delegation is not in the log yet stays RECEIVED; the delegation may still come.
+The last two run side by side, so that neither waits for the other.
+
+A statement stays RECEIVED while its delegation is not in the log yet, which may still come, and
+while the log does not hand out its token, which is the log's fault and never the operator's. Such a
+statement is put off and asked about again, and holds up nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from otr_arbitration.ports import Received, Row, Store
+from otr_arbitration.ports import Deferred, Received, Row, Store
 from otr_log.follow import Numbered
-from otr_log.peer import LogPeer, LogUnavailableError
+from otr_log.peer import BlobUnreadableError, LogPeer, LogUnavailableError
 from otr_protocol import finality
 from otr_protocol.attestation.ear import MAX_TOKEN_BYTES, AttestationResult, Jwks, verify_token
-from otr_protocol.errors import Refusal
+from otr_protocol.errors import Refusal, UnavailableError
 from otr_protocol.finality import Standing
 from otr_protocol.identity import open_delegation
 from otr_protocol.statement import Statement, open_statement
@@ -29,6 +33,9 @@ log = structlog.get_logger(__name__)
 BATCH = 256
 TICK_SECONDS = 0.25
 MAX_CACHED_TOKENS = 256
+FIRST_RETRY_MS = 1_000
+MAX_RETRY_MS = 600_000
+"""A token that the log does not hand out is asked for after 1 s, then each time twice as late."""
 
 
 class Arbiter:
@@ -95,24 +102,36 @@ class Arbiter:
         if statements or delegations:
             await self._notify()
 
-    async def run(self) -> None:
-        """Judge and finalise for ever."""
-        while True:
-            try:
-                moved = await self.judge() + await self.finalise()
-            except LogUnavailableError as error:
-                log.warning("token_blob_unreachable", error=error.message)
-                moved = 0
-            if not moved:
-                await asyncio.sleep(TICK_SECONDS)
+    async def judging(self) -> None:
+        """Judge for ever."""
+        await _repeat(self.judge)
+
+    async def finalising(self) -> None:
+        """Finalise for ever."""
+        await _repeat(self.finalise)
 
     async def judge(self) -> int:
         """Decide RECEIVED statements; returns how many moved."""
+        now = self._now_ms()
         decided: list[Standing] = []
-        for row in await self._store.judgeable(BATCH):
-            standing = await self._judge_one(row)
-            if standing is not row.standing:
-                decided.append(standing)
+        deferred: list[Deferred] = []
+        for row in await self._store.judgeable(now, BATCH):
+            try:
+                standing = await self._judge_one(row)
+            except BlobUnreadableError as error:
+                deferred.append(_put_off(row, now, error))
+            except LogUnavailableError as error:
+                log.warning("token_blob_unreachable", error=error.message)
+                # This one too: a blob on which the log hangs must not be asked for first each time.
+                deferred.append(
+                    Deferred(row.standing.payload_hash, now + FIRST_RETRY_MS, row.attempts)
+                )
+                break
+            else:
+                if standing is not row.standing:
+                    decided.append(standing)
+        if deferred:
+            await self._store.defer(deferred)
         return await self._store_moves(decided)
 
     async def finalise(self) -> int:
@@ -135,8 +154,8 @@ class Arbiter:
             )
             result = await self._token(statement)
             finality.require_attested(statement, result, accept_simulated=self._accept_simulated)
-        except LogUnavailableError:
-            raise
+        except UnavailableError:
+            raise  # says nothing about the statement
         except Refusal as refusal:
             payload = row.standing.payload_hash.hex()
             log.info("statement_ignored", payload=payload, reason=refusal.reason)
@@ -156,7 +175,7 @@ class Arbiter:
                 self._tokens.pop(next(iter(self._tokens)))
             self._tokens[statement.token_digest] = cached
         if isinstance(cached, Refusal):
-            raise cached
+            raise cached.with_traceback(None)  # which would grow with every statement
         return cached
 
     async def _store_moves(self, standings: Sequence[Standing]) -> int:
@@ -168,3 +187,19 @@ class Arbiter:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+def _put_off(row: Row, now_ms: int, error: BlobUnreadableError) -> Deferred:
+    """When to ask for a row's token again."""
+    payload = row.standing.payload_hash
+    log.warning(
+        "token_unreadable", payload=payload.hex(), attempts=row.attempts + 1, error=error.message
+    )
+    wait = min(FIRST_RETRY_MS << min(row.attempts, 20), MAX_RETRY_MS)
+    return Deferred(payload, now_ms + wait, row.attempts + 1)
+
+
+async def _repeat(step: Callable[[], Awaitable[int]]) -> None:
+    while True:
+        if not await step():
+            await asyncio.sleep(TICK_SECONDS)

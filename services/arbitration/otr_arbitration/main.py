@@ -68,7 +68,7 @@ async def start(settings: Settings) -> Process:
             )
         ],
         {f"/{SERVICE}/{method}": ANY_ROLE for method in (*READS, *UNBUILT)},
-        [follow_the_log, arbiter.run],
+        [follow_the_log, arbiter.judging, arbiter.finalising],
         reflection=settings.reflection,
         drain_seconds=settings.drain_seconds,
         closing=[store.close, channel.close],

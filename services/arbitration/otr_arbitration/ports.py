@@ -12,13 +12,26 @@ from otr_protocol.tlog.tree import Frontier
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A standing with the statement's bytes, money (micro-units) and its newest event."""
+    """A standing with the statement's bytes, money (micro-units) and its newest event.
+
+    `attempts` says how often its token was asked for in vain.
+    """
 
     standing: Standing
     statement: bytes
     exposure: int
     fee: int
     event_index: int
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """A statement that is not judged before `until_ms`, after so many attempts."""
+
+    payload_hash: bytes
+    until_ms: int
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +65,12 @@ class Store(Protocol):
         """The logged delegation of this digest."""
         ...
 
-    async def judgeable(self, limit: int) -> list[Row]:
-        """RECEIVED rows whose delegation is in the log, by log index."""
+    async def defer(self, deferred: Sequence[Deferred]) -> None:
+        """Put statements off."""
+        ...
+
+    async def judgeable(self, now_ms: int, limit: int) -> list[Row]:
+        """RECEIVED rows whose delegation is in the log and that are not put off, by log index."""
         ...
 
     async def due(self, now_ms: int, limit: int) -> list[Row]:

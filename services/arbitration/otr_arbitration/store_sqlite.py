@@ -12,10 +12,11 @@ import functools
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from otr_arbitration.ports import Received, Row
+from otr_arbitration.ports import Deferred, Received, Row
 from otr_log import cursor as log_cursor
 from otr_protocol.finality import Standing, State
 from otr_protocol.tlog.tree import Frontier
@@ -38,6 +39,9 @@ CREATE TABLE IF NOT EXISTS event (
   event_index INTEGER PRIMARY KEY AUTOINCREMENT, payload_hash BLOB NOT NULL, state INTEGER NOT NULL,
   operator_id BLOB NOT NULL, payable INTEGER NOT NULL, reason TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS deferred (
+  payload_hash BLOB PRIMARY KEY, until_ms INTEGER NOT NULL, attempts INTEGER NOT NULL
+) WITHOUT ROWID;
 """
 COLUMNS = (
     "s.payload_hash, s.statement, s.leaf_index, s.log_time_ms, s.window_ends_ms, s.state,"
@@ -87,13 +91,17 @@ class ArbiterStore:
         """The logged delegation of this digest."""
         return await self._run(self._delegation, digest)
 
-    async def judgeable(self, limit: int) -> list[Row]:
-        """RECEIVED rows whose delegation is in the log, by log index.
+    async def defer(self, deferred: Sequence[Deferred]) -> None:
+        """Put statements off; forgotten when they move."""
+        await self._run(self._defer, deferred)
+
+    async def judgeable(self, now_ms: int, limit: int) -> list[Row]:
+        """RECEIVED rows whose delegation is in the log and that are not put off, by log index.
 
         The others wait without being looked at, so that nobody's statements cannot hold up
         anybody's.
         """
-        return await self._run(self._judgeable, limit)
+        return await self._run(self._judgeable, now_ms, limit)
 
     async def due(self, now_ms: int, limit: int) -> list[Row]:
         """PROVISIONAL rows whose window has ended, by log index."""
@@ -186,6 +194,17 @@ class ArbiterStore:
                         standing.payload_hash,
                     ),
                 )
+            db.executemany(
+                "DELETE FROM deferred WHERE payload_hash=?",
+                [(standing.payload_hash,) for standing in standings],
+            )
+
+    def _defer(self, deferred: Sequence[Deferred]) -> None:
+        with self._connection() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO deferred VALUES (?,?,?)",
+                [(each.payload_hash, each.until_ms, each.attempts) for each in deferred],
+            )
 
     @staticmethod
     def _event(db: sqlite3.Connection, standing: Standing) -> int:
@@ -207,13 +226,15 @@ class ArbiterStore:
         found = row.fetchone()
         return None if found is None else found[0]
 
-    def _judgeable(self, limit: int) -> list[Row]:
+    def _judgeable(self, now_ms: int, limit: int) -> list[Row]:
         rows = self._connection().execute(
-            f"SELECT {COLUMNS} FROM standing s JOIN delegation d"  # noqa: S608 - constants
-            " ON s.delegation_digest = d.digest WHERE s.state = ? ORDER BY s.leaf_index LIMIT ?",
-            (int(State.RECEIVED), limit),
+            f"SELECT {COLUMNS}, ifnull(p.attempts, 0) FROM standing s"  # noqa: S608 - constants
+            " JOIN delegation d ON s.delegation_digest = d.digest"
+            " LEFT JOIN deferred p ON s.payload_hash = p.payload_hash"
+            " WHERE s.state = ? AND ifnull(p.until_ms, 0) <= ? ORDER BY s.leaf_index LIMIT ?",
+            (int(State.RECEIVED), now_ms, limit),
         )
-        return [_row(each) for each in rows]
+        return [replace(_row(each[:-1]), attempts=each[-1]) for each in rows]
 
     def _due(self, now_ms: int, limit: int) -> list[Row]:
         rows = self._connection().execute(
