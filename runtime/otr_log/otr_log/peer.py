@@ -18,6 +18,11 @@ CALL_SECONDS = 20.0
 MAX_BLOB_BYTES = 64 * 1024 * 1024
 AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 """Codes that say nothing about what was asked for: there was no answer."""
+FINAL_CODES = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION})
+MAY_PASS = frozenset({"REQUEST_BLOB_MISSING", "ATTESTATION_TOKEN_MISSING", "EVIDENCE_MISSING"})
+"""Preconditions that the sender, or somebody else, can still fulfil."""
+LOG_STANDING = "LOG_"
+"""How reasons begin that are about the log and not about what it was sent."""
 
 
 class LogUnavailableError(UnavailableError):
@@ -33,7 +38,7 @@ class BlobUnreadableError(UnavailableError):
 
 
 class RecordRefusedError(RejectedError):
-    """The log will never take a record: it is malformed. `log_reason` is its permanent reason."""
+    """The log will never take a record or a blob. `log_reason` is its permanent reason."""
 
     reason = "RECORD_REFUSED"
 
@@ -66,7 +71,8 @@ class LogPeer:
     async def put_blobs(self, blobs: Sequence[tuple[bytes, bytes]]) -> None:
         """Store (digest, bytes) pairs the log does not hold yet; durable on return.
 
-        Raises LogUnavailableError.
+        Raises RecordRefusedError when the log refuses one, LogUnavailableError for everything that
+        may pass.
         """
         try:
             held = await self.stub.HasBlobs(
@@ -76,7 +82,7 @@ class LogPeer:
                 if not present:
                     await self.stub.PutBlob(_parts(digest, data), timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
-            raise unavailable(error) from error
+            raise _refused_or_unavailable(error) from error
 
     async def get_blob(self, digest: bytes, *, max_bytes: int = MAX_BLOB_BYTES) -> bytes:
         """Fetch a blob and check its digest.
@@ -117,10 +123,7 @@ class LogPeer:
                 pb.AppendBatchRequest(entries=entries), timeout=CALL_SECONDS
             )
         except grpc.aio.AioRpcError as error:
-            log_reason = reason_of(error)
-            if error.code() is grpc.StatusCode.INVALID_ARGUMENT and log_reason is not None:
-                raise RecordRefusedError(error.details() or "", log_reason) from error
-            raise unavailable(error) from error
+            raise _refused_or_unavailable(error) from error
         return [
             Registered(result.leaf_index, result.log_time_ms, result.receipt)
             for result in answer.results
@@ -130,6 +133,18 @@ class LogPeer:
 def unavailable(error: grpc.aio.AioRpcError) -> LogUnavailableError:
     """The refusal that stands for a failed call to the log."""
     return LogUnavailableError(f"the log answers {error.code().name}: {error.details()}")
+
+
+def _refused_or_unavailable(
+    error: grpc.aio.AioRpcError,
+) -> RecordRefusedError | LogUnavailableError:
+    """Whether sending the same again could ever end otherwise."""
+    reason = reason_of(error)
+    if reason is None or error.code() not in FINAL_CODES:
+        return unavailable(error)
+    if reason in MAY_PASS or reason.startswith(LOG_STANDING):
+        return unavailable(error)
+    return RecordRefusedError(error.details() or "", reason)
 
 
 async def _parts(digest: bytes, data: bytes) -> AsyncIterator[pb.PutBlobRequest]:
