@@ -258,7 +258,7 @@ def test_a_missing_old_or_foreign_revocation_list_does_not_help() -> None:
     foreign[-1] ^= 1
     for crls, reason, status in (
         ((), "SNP_CRL_MISSING", Status.INDETERMINATE),
-        ((old,), "SNP_CRL_REJECTED", Status.CONTRAINDICATED),
+        ((old,), "SNP_CRL_STALE", Status.INDETERMINATE),
         ((bytes(foreign),), "SNP_CRL_REJECTED", Status.CONTRAINDICATED),
         ((b"\x30\x00",), "SNP_CRL_MALFORMED", Status.CONTRAINDICATED),
     ):

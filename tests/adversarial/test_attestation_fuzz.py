@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otr_protocol.attestation import certificates, collateral, evidence, ocsp, policy, trust_roots
-from otr_protocol.attestation.amd import snp_chain, snp_crl, snp_report
+from otr_protocol.attestation.amd import amd_certificate, snp_chain, snp_crl, snp_report
 from otr_protocol.attestation.nvidia import opaque, rim, spdm_report
 from otr_protocol.errors import Refusal
 from support import devtee_world as world
@@ -102,7 +102,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], Callable[[], bytes]]] = {
     "opaque data": (opaque.parse, lambda: world.bundle().devices[0].report[-600:-96]),
     "cpu report": (snp_report.parse, lambda: world.bundle().cpu.report),
     "device certificate": (certificates.parse, lambda: world.pki().device_chain(0)[0]),
-    "vendor certificate": (snp_chain.parse, lambda: world.pki().ask.der),
+    "vendor certificate": (amd_certificate.parse, lambda: world.pki().ask.der),
     "chip certificate": (
         lambda der: snp_chain.verify(
             der, world.pki().ask.der, world.pki().ark.der, world.pki().trust_roots().snp_arks

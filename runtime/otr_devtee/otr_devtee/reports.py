@@ -6,7 +6,7 @@ that a TEE would not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from cryptography.hazmat.primitives import hashes
@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from otr_devtee.reference_values import BLOCKS, ReferenceValues
-from otr_protocol.attestation.amd.snp_report import TcbVersion
+from otr_protocol.attestation.amd.snp_product import MILAN, ProductLine
+from otr_protocol.attestation.amd.snp_report import SigningKey, TcbVersion
 from otr_protocol.attestation.nvidia.opaque import OpaqueType, Switch
 
 SNP_POLICY: Final = 0x30000  # SMT allowed, no debugging, no migration agent
@@ -84,23 +85,33 @@ def snp_report(
     *,
     policy: int = SNP_POLICY,
     vmpl: int = 0,
+    version: int = 3,
+    line: ProductLine = MILAN,
+    signing_key: int = SigningKey.VCEK,
+    fields: Mapping[int, bytes] | None = None,
 ) -> bytes:
-    """A version 3 SNP report of a Milan chip, signed by its VCEK."""
-    packed = bytes((tcb.boot_loader, tcb.tee, 0, 0, 0, 0, tcb.snp, tcb.microcode))
+    """An SNP report of a chip of one product line, signed by its VCEK or a VLEK.
+
+    `fields` are further values by their offset, as they should stand there before `key` signs.
+    """
+    packed = line.tcb_bytes(tcb)
+    processor = bytes((line.family, line.models[0][0] + 1, 1)) if version >= 3 else b""
     report = bytearray(1184)
     for offset, value in (
-        (0x000, (3).to_bytes(4, "little")),
+        (0x000, version.to_bytes(4, "little")),
         (0x008, policy.to_bytes(8, "little")),
         (0x030, vmpl.to_bytes(4, "little")),
         (0x034, (1).to_bytes(4, "little")),
         (0x038, packed),
+        (0x048, (signing_key << 2).to_bytes(4, "little")),
         (0x050, report_data),
         (0x090, measurement),
         (0x180, packed),
-        (0x188, bytes((0x19, 0x01, 0x01))),
+        (0x188, processor),
         (0x1A0, chip_id),
         (0x1E0, packed),
         (0x1F0, packed),
+        *(fields or {}).items(),
     ):
         report[offset : offset + len(value)] = value
     r, s = decode_dss_signature(key.sign(bytes(report[:0x2A0]), ec.ECDSA(hashes.SHA384())))

@@ -1,7 +1,8 @@
-"""AMD's hierarchy as AMD issues it: ARK and ASK with RSA-4096, a VCEK with serial number 0."""
+"""AMD's hierarchies as AMD issues them: ARK, ASK and ASVK with RSA-4096, keys with serial 0."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -14,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from otr_devtee.issuing import name
-from otr_protocol.attestation.amd.snp_chain import SALT_BYTES
+from otr_protocol.attestation.amd.amd_certificate import SALT_BYTES
+from otr_protocol.attestation.amd.snp_product import product_line
 from otr_protocol.attestation.amd.snp_report import TcbVersion
 
 RSA_BITS: Final = 4096
@@ -43,9 +45,10 @@ def issue_authority(
     serial: int,
     not_before: datetime,
     not_after: datetime,
+    key: rsa.RSAPrivateKey | None = None,
 ) -> RsaIdentity:
-    """An ARK (without issuer) or ASK. Making the key takes about a second."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
+    """An ARK (without issuer), ASK or ASVK. Making a key takes about a second."""
+    key = key or rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
     subject = name(common_name)
     builder = (
         x509.CertificateBuilder()
@@ -73,57 +76,115 @@ def issue_vcek(
     chip_id: bytes,
     not_before: datetime,
     not_after: datetime,
+    product: str = "Milan-B0",
 ) -> bytes:
-    """The DER of a chip's certificate.
+    """The DER of a chip's certificate; `chip_id` has 64 bytes, of which Turin uses 8."""
+    return _issue(
+        ask,
+        key,
+        "SEV-VCEK (SIMULATED)",
+        {
+            **_endorsed(product, tcb),
+            # The chip id is the one value that AMD puts in without a DER type of its own.
+            "4": chip_id[: product_line(product).chip_id_bytes],
+        },
+        not_before=not_before,
+        not_after=not_after,
+    )
+
+
+def issue_vlek(
+    asvk: RsaIdentity,
+    key: ec.EllipticCurvePublicKey,
+    *,
+    tcb: TcbVersion,
+    provider: str,
+    not_before: datetime,
+    not_after: datetime,
+    product: str = "Milan",
+) -> bytes:
+    """The DER of the certificate of a cloud provider's key."""
+    return _issue(
+        asvk,
+        key,
+        "SEV-VLEK (SIMULATED)",
+        {**_endorsed(product, tcb), "5": core.IA5String(provider).dump()},
+        not_before=not_before,
+        not_after=not_after,
+    )
+
+
+def _endorsed(product: str, tcb: TcbVersion) -> dict[str, bytes]:
+    """What the certificates of both kinds of key say, by the last part of the identifier."""
+    numbers = {
+        "1": 0,
+        "3.1": tcb.boot_loader,
+        "3.2": tcb.tee,
+        **{f"3.{spare}": 0 for spare in range(4, 8)},
+        "3.3": tcb.snp,
+        "3.8": tcb.microcode,
+    }
+    if product_line(product).has_fmc:
+        numbers["3.9"] = tcb.fmc
+    values = {suffix: core.Integer(number).dump() for suffix, number in numbers.items()}
+    return {**values, "2": core.IA5String(product).dump()}
+
+
+def _issue(
+    issuer: RsaIdentity,
+    key: ec.EllipticCurvePublicKey,
+    common_name: str,
+    values: dict[str, bytes],
+    *,
+    not_before: datetime,
+    not_after: datetime,
+) -> bytes:
+    """A certificate with AMD's extensions, in the order of their identifiers.
 
     Put together from ASN.1, because certificate builders refuse the serial number 0 that AMD uses.
     """
-    issuer = asn1_x509.Name.load(ask.certificate.subject.public_bytes())
-    subject = asn1_x509.Name.load(name("SEV-VCEK (SIMULATED)").public_bytes())
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    values: dict[str, Any] = {
-        "1": core.Integer(0),
-        "2": core.IA5String("Milan-B0"),
-        "3.1": core.Integer(tcb.boot_loader),
-        "3.2": core.Integer(tcb.tee),
-        **{f"3.{spare}": core.Integer(0) for spare in range(4, 8)},
-        "3.3": core.Integer(tcb.snp),
-        "3.8": core.Integer(tcb.microcode),
-    }
-    extensions = [
-        {"extn_id": _AMD + suffix, "extn_value": core.ParsableOctetString(value.dump())}
-        for suffix, value in values.items()
-    ]
-    # The chip id is the one value that AMD puts in without a DER type of its own.
-    extensions.append({"extn_id": _AMD + "4", "extn_value": core.ParsableOctetString(chip_id)})
     tbs = asn1_x509.TbsCertificate(
         {
             "version": "v3",
             "serial_number": 0,
             "signature": _pss_algorithm(),
-            "issuer": issuer,
+            "issuer": asn1_x509.Name.load(issuer.certificate.subject.public_bytes()),
             "validity": {
                 "not_before": asn1_x509.Time({"utc_time": not_before}),
                 "not_after": asn1_x509.Time({"utc_time": not_after}),
             },
-            "subject": subject,
+            "subject": asn1_x509.Name.load(name(common_name).public_bytes()),
             "subject_public_key_info": keys.PublicKeyInfo.load(spki),
-            "extensions": extensions,
+            "extensions": [
+                {"extn_id": _AMD + suffix, "extn_value": core.ParsableOctetString(value)}
+                for suffix, value in sorted(values.items())
+            ],
         }
     )
     certificate = asn1_x509.Certificate(
         {
             "tbs_certificate": tbs,
             "signature_algorithm": _pss_algorithm(),
-            "signature_value": ask.key.sign(tbs.dump(), _PSS, hashes.SHA384()),
+            "signature_value": issuer.key.sign(tbs.dump(), _PSS, hashes.SHA384()),
         }
     )
     der: bytes = certificate.dump()
     return der
 
 
-def revocation_list(ark: RsaIdentity, now_s: int, *, revoked: tuple[int, ...] = ()) -> bytes:
-    """The DER of a list signed by the ARK, current for 24 hours; empty unless a test says so."""
+def revocation_list(
+    ark: RsaIdentity,
+    now_s: int,
+    *,
+    revoked: tuple[int, ...] = (),
+    on_hold: tuple[int, ...] = (),
+    extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
+) -> bytes:
+    """The DER of a list signed by the ARK, current for 24 hours; empty unless a test says so.
+
+    `extensions` are the list's own, each with whether it is critical.
+    """
     now = datetime.fromtimestamp(now_s, UTC)
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -134,6 +195,12 @@ def revocation_list(ark: RsaIdentity, now_s: int, *, revoked: tuple[int, ...] = 
     for serial in revoked:
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
         builder = builder.add_revoked_certificate(entry.build())
+    for serial in on_hold:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
+        reason = x509.CRLReason(x509.ReasonFlags.certificate_hold)
+        builder = builder.add_revoked_certificate(entry.add_extension(reason, False).build())
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
     crl = builder.sign(ark.key, hashes.SHA384(), rsa_padding=_PSS)
     return crl.public_bytes(Encoding.DER)
 

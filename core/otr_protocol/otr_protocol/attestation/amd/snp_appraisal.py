@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from otr_protocol.attestation.amd import snp_chain, snp_crl, snp_report
+from otr_protocol.attestation.amd import amd_certificate, snp_chain, snp_crl, snp_report
 from otr_protocol.attestation.amd.snp_chain import SnpChain, SnpKeyMissingError
-from otr_protocol.attestation.amd.snp_report import SnpReport
+from otr_protocol.attestation.amd.snp_report import PLATFORM_FACTS, SigningKey, SnpReport
 from otr_protocol.attestation.collateral import CollateralBundle
 from otr_protocol.attestation.cpu_appraisal import (
+    COMPONENT,
     CpuAppraisal,
     CpuEvidenceError,
     DebugGuestError,
@@ -21,7 +22,7 @@ from otr_protocol.attestation.cpu_appraisal import (
 from otr_protocol.attestation.evidence import CpuEvidence
 from otr_protocol.attestation.policy import Policy
 from otr_protocol.attestation.trust_roots import TrustRootSet, set_of_ark
-from otr_protocol.attestation.verdict import Finding
+from otr_protocol.attestation.verdict import Finding, Status
 from otr_protocol.digest import H
 from otr_protocol.errors import Refusal, RejectedError
 
@@ -36,6 +37,12 @@ class VmplError(RejectedError):
     """The report was asked for by less privileged software than the policy accepts."""
 
     reason = "CPU_VMPL_REFUSED"
+
+
+class VlekRefusedError(RejectedError):
+    """The key is a cloud provider's, so the report names no chip, and the policy wants one."""
+
+    reason = "CPU_VLEK_REFUSED"
 
 
 class TcbTooOldError(RejectedError):
@@ -67,11 +74,12 @@ def appraise_snp(
     except Refusal as refusal:
         return refused(refusal)
     findings = check_report_data(report.report_data, report_data)
-    findings += _check_state(report, policy)
+    findings += _check_state(report, chain, policy)
+    findings += _check_platform(report)
     findings += check_image(report.measurement, policy)
     not_after = chain.validity.not_after
     try:
-        chain.validity.require(now_s, "the chip's chain")
+        chain.require_period(now_s)
         crl_expiry = snp_crl.require_not_revoked(
             collateral.crls, chain, now_s=now_s, required=policy.require_snp_crl
         )
@@ -91,12 +99,12 @@ def _chain(
     key_certificate: bytes, collateral: CollateralBundle, roots: Sequence[TrustRootSet]
 ) -> tuple[TrustRootSet, SnpChain]:
     """The key's chain through the vendor certificates at hand, and the roots it ends at."""
-    issuer = snp_chain.parse(key_certificate).issuer
+    issuer = amd_certificate.parse(key_certificate).issuer
     last: Refusal | None = None
     for intermediate, ark in collateral.snp_issuers:
         try:
             # Several roots can share a name; the signature decides which one it is.
-            if snp_chain.parse(intermediate).subject != issuer:
+            if amd_certificate.parse(intermediate).subject != issuer:
                 continue
             trusted = set_of_ark(roots, H(ark))
             return trusted, snp_chain.verify(key_certificate, intermediate, ark, trusted.snp_arks)
@@ -107,27 +115,51 @@ def _chain(
     raise SnpKeyMissingError("the vendor certificates of this chip are not at hand")
 
 
-def _check_state(report: SnpReport, policy: Policy) -> list[Finding]:
+def _check_state(report: SnpReport, chain: SnpChain, policy: Policy) -> list[Finding]:
     refusals: list[Refusal] = []
     if report.debug:
         refusals.append(DebugGuestError("the guest's policy allows debugging"))
     if report.migration_agent:
         refusals.append(MigrationAgentError("the guest's policy allows a migration agent"))
+    if chain.kind is SigningKey.VLEK and not policy.accept_vlek:
+        refusals.append(VlekRefusedError(f"the report is signed by a key of {chain.provider!r}"))
     if report.vmpl > policy.max_vmpl:
         refusals.append(VmplError(f"the report is from VMPL {report.vmpl}"))
-    if not report.reported_tcb.at_least(policy.min_snp_tcb):
-        refusals.append(TcbTooOldError(f"{report.reported_tcb} is below the minimum"))
+    if not chain.tcb.at_least(policy.min_snp_tcb):
+        refusals.append(TcbTooOldError(f"{chain.tcb} is below {policy.min_snp_tcb}"))
     return findings_of(refusals)
 
 
+def _check_platform(report: SnpReport) -> list[Finding]:
+    """A fact about the platform that has no name here is shown and not passed over."""
+    if not report.unknown_platform_bits:
+        return []
+    return [
+        Finding(
+            reason="SNP_PLATFORM_INFO_UNKNOWN",
+            component=COMPONENT,
+            status=Status.WARNING,
+            message="the platform reports something that this version does not know",
+            runtime=report.unknown_platform_bits.to_bytes(8, "big"),
+        )
+    ]
+
+
 def _claims(report: SnpReport, chain: SnpChain) -> dict[str, Any]:
-    tcb = report.reported_tcb
-    return {
-        "hwmodel": chain.product,
+    tcb = chain.tcb
+    claims: dict[str, Any] = {
+        "hwmodel": chain.product.name,
         "dbgstat": "disabled",
         "measres": "success",
+        "otr-snp-report-version": report.version,
+        "otr-snp-report-identity": report.identity.hex(),
         "otr-snp-measurement": report.measurement.hex(),
+        "otr-snp-host-data": report.host_data.hex(),
         "otr-snp-policy": f"{report.policy:016x}",
+        "otr-snp-platform": {
+            fact: bool(report.platform_info & bit) for fact, bit in PLATFORM_FACTS.items()
+        },
+        "otr-snp-signing-key": chain.kind.name.lower(),
         "otr-snp-reported-tcb": {
             "boot-loader": tcb.boot_loader,
             "tee": tcb.tee,
@@ -135,4 +167,16 @@ def _claims(report: SnpReport, chain: SnpChain) -> dict[str, Any]:
             "microcode": tcb.microcode,
         },
         "otr-snp-vmpl": report.vmpl,
+        "otr-snp-guest-svn": report.guest_svn,
     }
+    if chain.product.has_fmc:
+        claims["otr-snp-reported-tcb"]["fmc"] = tcb.fmc
+    if chain.kind is SigningKey.VLEK:
+        claims["otr-snp-provider"] = chain.provider
+    if any(report.id_key_digest):
+        claims["otr-snp-id-key"] = report.id_key_digest.hex()
+    if report.has_author_key:
+        claims["otr-snp-author-key"] = report.author_key_digest.hex()
+    if report.mitigations is not None:
+        claims["otr-snp-mitigations"] = [f"{vector:016x}" for vector in report.mitigations]
+    return claims

@@ -1,30 +1,32 @@
-"""AMD's key hierarchy: VCEK <- ASK <- ARK (AMD 57230, VCEK certificate and KDS interface).
+"""AMD's key hierarchies: VCEK <- ASK <- ARK, and VLEK <- ASVK <- ARK (AMD 57230).
 
-ARK and ASK are RSA-4096 with PSS and SHA-384, the chip's VCEK is P-384. The VCEK certificate
-states, in extensions under 1.3.6.1.4.1.3704.1, which product and chip it belongs to and for which
-firmware versions (TCB) the key was derived; a report's chip id and reported TCB must be those.
+ARK, ASK and ASVK are RSA-4096, the key that signs reports is P-384. Its certificate states, in
+extensions under 1.3.6.1.4.1.3704.1, for which product and firmware versions (TCB) the key was
+derived. A VCEK's also names the chip; a VLEK's names the cloud provider to whom AMD gave the key,
+and says nothing about the chip. A report must agree with all of it.
 
-AMD gives every VCEK the serial number 0, which RFC 5280 forbids and X.509 libraries have begun to
-refuse. So these certificates are taken apart with an ASN.1 reader that has no opinion on serials;
-signatures are verified as everywhere.
+    SEV-VCEK <- SEV-Milan       <- ARK-Milan       key flags of the report: 0
+    SEV-VLEK <- SEV-VLEK-Milan  <- ARK-Milan       key flags of the report: 1
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
-from asn1crypto import core
-from asn1crypto import x509 as asn1_x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from otr_protocol.attestation.amd.snp_report import SnpReport, TcbVersion
+from otr_protocol.attestation.amd import der
+from otr_protocol.attestation.amd.amd_certificate import AmdCertificate, parse, require_issued
+from otr_protocol.attestation.amd.snp_product import (
+    CHIP_ID_BYTES,
+    ProductLine,
+    product_line,
+)
+from otr_protocol.attestation.amd.snp_report import SigningKey, SnpReport, TcbVersion
 from otr_protocol.attestation.certificates import (
-    MAX_CERTIFICATE_BYTES,
+    CertificateExpiredError,
     CertificateMalformedError,
     ChainRejectedError,
     RootUntrustedError,
@@ -33,28 +35,15 @@ from otr_protocol.attestation.certificates import (
 from otr_protocol.digest import H
 from otr_protocol.errors import RejectedError, UnknownError
 
-RSA_BITS: Final = 4096
-SALT_BYTES: Final = 48
-CHIP_ID_BYTES: Final = 64
-
 _AMD: Final = "1.3.6.1.4.1.3704.1."
-_PRODUCT_NAME: Final = _AMD + "2"
-_BOOT_LOADER: Final = _AMD + "3.1"
-_TEE: Final = _AMD + "3.2"
-_SNP: Final = _AMD + "3.3"
-_MICROCODE: Final = _AMD + "3.8"
-_CHIP_ID: Final = _AMD + "4"
-_BASIC_CONSTRAINTS: Final = "2.5.29.19"
-_KEY_USAGE: Final = "2.5.29.15"
-
-# Products whose TCB layout `TcbVersion` describes. Turin orders its bytes differently.
-PRODUCTS: Final = ("Milan", "Genoa")
-
-
-class SnpProductUnsupportedError(UnknownError):
-    """The chip belongs to a product line that this version cannot appraise."""
-
-    reason = "SNP_PRODUCT_UNSUPPORTED"
+_PRODUCT_NAME: Final = der.object_identifier(_AMD + "2")
+_BOOT_LOADER: Final = der.object_identifier(_AMD + "3.1")
+_TEE: Final = der.object_identifier(_AMD + "3.2")
+_SNP: Final = der.object_identifier(_AMD + "3.3")
+_MICROCODE: Final = der.object_identifier(_AMD + "3.8")
+_FMC: Final = der.object_identifier(_AMD + "3.9")
+_CHIP_ID: Final = der.object_identifier(_AMD + "4")
+_PROVIDER: Final = der.object_identifier(_AMD + "5")
 
 
 class SnpKeyMissingError(UnknownError):
@@ -63,8 +52,20 @@ class SnpKeyMissingError(UnknownError):
     reason = "SNP_VENDOR_KEYS_MISSING"
 
 
+class SnpKeyKindError(RejectedError):
+    """The report says that another kind of key signed it than its certificate is for."""
+
+    reason = "SNP_SIGNING_KEY_MISMATCH"
+
+
+class SnpProductMismatchError(RejectedError):
+    """The report is from another processor than its key's certificate is for."""
+
+    reason = "SNP_PRODUCT_MISMATCH"
+
+
 class SnpChipMismatchError(RejectedError):
-    """The report names another chip than the certificate of the key that signed it."""
+    """The report names another chip than the certificate of its key, or hides which one it is."""
 
     reason = "SNP_CHIP_MISMATCH"
 
@@ -75,202 +76,151 @@ class SnpTcbMismatchError(RejectedError):
     reason = "SNP_TCB_MISMATCH"
 
 
-@dataclass(frozen=True, slots=True)
-class AmdCertificate:
-    """A parsed certificate; `extensions` maps dotted object identifiers to their value bytes."""
+class VlekExpiredError(RejectedError):
+    """Outside the validity period of the provider's key, which AMD renews every year."""
 
-    der: bytes
-    serial: int
-    subject: bytes
-    issuer: bytes
-    common_name: str
-    tbs: bytes
-    signature: bytes
-    key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey
-    extensions: Mapping[str, bytes]
-    validity: Validity
+    reason = "SNP_VLEK_EXPIRED"
 
 
 @dataclass(frozen=True, slots=True)
 class SnpChain:
-    """A verified VCEK with its vendor certificates."""
+    """A verified VCEK or VLEK with its vendor certificates.
 
-    vcek: AmdCertificate
-    ask: AmdCertificate
+    `chip_id` is as a report spells it (64 bytes), empty for a VLEK; `provider` is the name of the
+    cloud provider, empty for a VCEK.
+    """
+
+    kind: SigningKey
+    key: AmdCertificate
+    intermediate: AmdCertificate
     ark: AmdCertificate
-    product: str
+    product: ProductLine
     tcb: TcbVersion
     chip_id: bytes
+    provider: str
     validity: Validity
 
     def require_report(self, report: SnpReport) -> None:
-        """Refuse a report that this chip's key did not sign for this chip and firmware.
+        """Refuse a report that this key did not sign for this product, chip and firmware.
 
-        Raises SnpReportSignatureError, SnpChipMismatchError or SnpTcbMismatchError.
+        What the report says is compared before the signature is verified: a report beside another
+        chip's certificate is then refused for what is wrong with it. Raises SnpKeyKindError,
+        SnpProductMismatchError, SnpChipMismatchError, SnpTcbMismatchError, SnpReportMalformedError
+        or SnpReportSignatureError.
         """
-        key = self.vcek.key
-        assert isinstance(key, ec.EllipticCurvePublicKey)
-        report.require_signature(key)
-        if report.chip_id != self.chip_id:
-            raise SnpChipMismatchError("the report is from another chip than its certificate")
-        if report.reported_tcb != self.tcb:
+        if report.signing_key is not self.kind:
+            raise SnpKeyKindError(
+                f"the report is signed by a {report.signing_key.name}, the certificate is that of "
+                f"a {self.kind.name}"
+            )
+        if report.cpuid is not None and not self.product.includes(*report.cpuid[:2]):
+            raise SnpProductMismatchError(f"the report is not from a {self.product.name}")
+        if self.kind is SigningKey.VCEK and report.chip_id != self.chip_id:
+            # Only a VLEK's report may leave the chip's id out: there it means nothing.
+            what = "names another chip" if any(report.chip_id) else "does not name the chip"
+            raise SnpChipMismatchError(f"the report {what} than its certificate")
+        reported, *_ = (
+            self.product.tcb(data)
+            for data in (
+                report.reported_tcb,
+                report.current_tcb,
+                report.committed_tcb,
+                report.launch_tcb,
+            )
+        )
+        if reported != self.tcb:
             raise SnpTcbMismatchError("the report claims another TCB than its key is for")
+        assert isinstance(self.key.key, ec.EllipticCurvePublicKey)
+        report.require_signature(self.key.key)
 
-
-@lru_cache(maxsize=256)
-def parse(der: bytes) -> AmdCertificate:
-    """Read one DER certificate of at most 8 KiB; CertificateMalformedError otherwise."""
-    if len(der) > MAX_CERTIFICATE_BYTES:
-        raise CertificateMalformedError(f"a certificate of {len(der)} bytes is too large")
-    try:
-        return _parse(der)
-    except (ValueError, TypeError, KeyError, OverflowError, UnsupportedAlgorithm) as error:
-        raise CertificateMalformedError("not a certificate that can be read") from error
-
-
-def _parse(der: bytes) -> AmdCertificate:
-    certificate: Any = asn1_x509.Certificate.load(der, strict=True)
-    tbs = certificate["tbs_certificate"]
-    algorithm = certificate["signature_algorithm"]
-    if tbs["signature"].dump() != algorithm.dump():
-        raise CertificateMalformedError("a certificate names two signature algorithms")
-    require_pss(algorithm)
-    key = serialization.load_der_public_key(tbs["subject_public_key_info"].dump())
-    if isinstance(key, rsa.RSAPublicKey):
-        if key.key_size != RSA_BITS:
-            raise CertificateMalformedError(f"an RSA key does not have {RSA_BITS} bits")
-    elif not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
-        raise CertificateMalformedError("a certificate's key is neither RSA nor P-384")
-    extensions: dict[str, bytes] = {}
-    for extension in tbs["extensions"]:
-        oid = extension["extn_id"].dotted
-        if oid in extensions:
-            raise CertificateMalformedError(f"extension {oid} occurs twice")
-        if extension["critical"].native and oid not in (_BASIC_CONSTRAINTS, _KEY_USAGE):
-            raise CertificateMalformedError(f"critical extension {oid} is not understood")
-        extensions[oid] = extension["extn_value"].contents
-    name = tbs["subject"].native.get("common_name")
-    return AmdCertificate(
-        der=der,
-        serial=tbs["serial_number"].native,
-        subject=tbs["subject"].dump(),
-        issuer=tbs["issuer"].dump(),
-        common_name=name if isinstance(name, str) else "",
-        tbs=tbs.dump(),
-        signature=certificate["signature_value"].native,
-        key=key,
-        extensions=extensions,
-        validity=Validity(
-            int(certificate.not_valid_before.timestamp()),
-            int(certificate.not_valid_after.timestamp()),
-        ),
-    )
-
-
-def require_pss(algorithm: Any) -> None:
-    """Refuse an asn1crypto algorithm identifier that is not RSA-PSS with SHA-384 throughout."""
-    if algorithm.signature_algo == "rsassa_pss":
-        parameters = algorithm["parameters"].native
-        if (
-            parameters["hash_algorithm"]["algorithm"] == "sha384"
-            and parameters["mask_gen_algorithm"]["algorithm"] == "mgf1"
-            and parameters["mask_gen_algorithm"]["parameters"]["algorithm"] == "sha384"
-            and parameters["salt_length"] == SALT_BYTES
-        ):
-            return
-    raise CertificateMalformedError("the signature is not RSA-PSS with SHA-384")
+    def require_period(self, now_s: int) -> None:
+        """Refuse with VlekExpiredError or CertificateExpiredError outside the chain's validity."""
+        if self.kind is SigningKey.VLEK:
+            try:
+                self.key.validity.require(now_s, "the provider's key")
+            except CertificateExpiredError as error:
+                raise VlekExpiredError(error.message) from error
+        self.validity.require(now_s, "the chip's chain")
 
 
 def verify(
-    vcek_der: bytes, ask_der: bytes, ark_der: bytes, pinned_arks: frozenset[bytes]
+    key_der: bytes, intermediate_der: bytes, ark_der: bytes, pinned_arks: frozenset[bytes]
 ) -> SnpChain:
-    """Verify VCEK <- ASK <- ARK, where the ARK's SHA-256 must be among `pinned_arks`.
+    """Verify VCEK <- ASK <- ARK or VLEK <- ASVK <- ARK, the ARK's SHA-256 among `pinned_arks`.
 
     Validity periods are returned, not judged. Raises CertificateMalformedError,
     ChainRejectedError, RootUntrustedError or SnpProductUnsupportedError.
     """
     if H(ark_der) not in pinned_arks:
         raise RootUntrustedError("the root of the chip's chain is not pinned")
-    vcek, ask, ark = parse(vcek_der), parse(ask_der), parse(ark_der)
+    return _verify(key_der, intermediate_der, ark_der)
+
+
+@lru_cache(maxsize=512)
+def _verify(key_der: bytes, intermediate_der: bytes, ark_der: bytes) -> SnpChain:
+    # Cached by bytes, for a chip attests many times under one certificate; refusals are not cached.
+    key, intermediate, ark = parse(key_der), parse(intermediate_der), parse(ark_der)
     require_issued(ark, ark)
-    require_issued(ask, ark)
-    require_issued(vcek, ask)
-    product = _text(vcek, _PRODUCT_NAME).split("-", 1)[0]
-    if product not in PRODUCTS:
-        raise SnpProductUnsupportedError(f"{product!r} is not a product appraised here")
+    require_issued(intermediate, ark)
+    require_issued(key, intermediate)
+    product = product_line(_text(key, _PRODUCT_NAME))
     # One root per product line, told apart by name only: a Genoa chip must not pass as Milan.
-    if ark.common_name != f"ARK-{product}" or ask.common_name != f"SEV-{product}":
-        raise ChainRejectedError(f"the chain of {product!r} ends at {ark.common_name!r}")
-    if not isinstance(vcek.key, ec.EllipticCurvePublicKey):
-        raise ChainRejectedError("a chip's key is a P-384 key")
-    chip_id = vcek.extensions.get(_CHIP_ID, b"")
-    if len(chip_id) != CHIP_ID_BYTES:
-        raise ChainRejectedError("the certificate names no chip")
+    if ark.common_name != f"ARK-{product.name}":
+        raise ChainRejectedError(f"the chain of {product.name!r} ends at {ark.common_name!r}")
+    kind = _KINDS.get(intermediate.common_name.removesuffix(product.name))
+    if kind is None:
+        raise ChainRejectedError(f"{intermediate.common_name!r} certifies no {product.name!r}")
+    if not isinstance(key.key, ec.EllipticCurvePublicKey):
+        raise ChainRejectedError("the key that signs reports is a P-384 key")
     return SnpChain(
-        vcek=vcek,
-        ask=ask,
+        kind=kind,
+        key=key,
+        intermediate=intermediate,
         ark=ark,
         product=product,
         tcb=TcbVersion(
-            boot_loader=_integer(vcek, _BOOT_LOADER),
-            tee=_integer(vcek, _TEE),
-            snp=_integer(vcek, _SNP),
-            microcode=_integer(vcek, _MICROCODE),
+            boot_loader=_integer(key, _BOOT_LOADER),
+            tee=_integer(key, _TEE),
+            snp=_integer(key, _SNP),
+            microcode=_integer(key, _MICROCODE),
+            fmc=_integer(key, _FMC) if product.has_fmc else 0,
         ),
-        chip_id=chip_id,
-        validity=vcek.validity.intersect(ask.validity).intersect(ark.validity),
+        chip_id=_chip_id(key, kind, product),
+        provider=_provider(key, kind),
+        validity=key.validity.intersect(intermediate.validity).intersect(ark.validity),
     )
 
 
-def require_issued(child: AmdCertificate, issuer: AmdCertificate) -> None:
-    """Refuse with ChainRejectedError unless `issuer` is a CA that signed `child`."""
-    if child.issuer != issuer.subject:
-        raise ChainRejectedError(f"{child.common_name!r} names another issuer")
-    if not _is_ca(issuer):
-        raise ChainRejectedError(f"{issuer.common_name!r} may not sign certificates")
-    _check_signature(child.der, issuer.der)
+_KINDS: Final = {"SEV-": SigningKey.VCEK, "SEV-VLEK-": SigningKey.VLEK}
 
 
-@lru_cache(maxsize=256)
-def _check_signature(child_der: bytes, issuer_der: bytes) -> None:
-    child, issuer = parse(child_der), parse(issuer_der)
-    if not isinstance(issuer.key, rsa.RSAPublicKey):
-        raise ChainRejectedError(f"{issuer.common_name!r} has no RSA key")
-    scheme = padding.PSS(mgf=padding.MGF1(hashes.SHA384()), salt_length=SALT_BYTES)
+def _chip_id(certificate: AmdCertificate, kind: SigningKey, product: ProductLine) -> bytes:
+    chip_id = certificate.extensions.get(_CHIP_ID, b"")
+    if len(chip_id) != (product.chip_id_bytes if kind is SigningKey.VCEK else 0):
+        raise ChainRejectedError("a VCEK's certificate names one chip, a VLEK's names none")
+    # A report has room for 64 bytes; what a product does not need of them is zero.
+    return chip_id.ljust(CHIP_ID_BYTES, b"\0") if chip_id else b""
+
+
+def _provider(certificate: AmdCertificate, kind: SigningKey) -> str:
+    if (_PROVIDER in certificate.extensions) != (kind is SigningKey.VLEK):
+        raise ChainRejectedError("a VLEK's certificate, and no other, names a cloud provider")
+    return _text(certificate, _PROVIDER) if kind is SigningKey.VLEK else ""
+
+
+def _text(certificate: AmdCertificate, oid: bytes) -> str:
     try:
-        issuer.key.verify(child.signature, child.tbs, scheme, hashes.SHA384())
-    except InvalidSignature as error:
-        raise ChainRejectedError(
-            f"the signature of {child.common_name!r} does not verify"
-        ) from error
+        value = der.whole(certificate.extensions.get(oid, b""), der.IA5_STRING)
+        return der.text(value)
+    except ValueError as error:
+        raise CertificateMalformedError("an extension of AMD's is not text") from error
 
 
-def _is_ca(certificate: AmdCertificate) -> bool:
-    value = certificate.extensions.get(_BASIC_CONSTRAINTS)
-    if value is None:
-        return False
+def _integer(certificate: AmdCertificate, oid: bytes) -> int:
     try:
-        constraints: Any = asn1_x509.BasicConstraints.load(value, strict=True)
-        return bool(constraints["ca"].native)
-    except (ValueError, TypeError) as error:
-        raise CertificateMalformedError("basic constraints cannot be read") from error
-
-
-def _text(certificate: AmdCertificate, oid: str) -> str:
-    try:
-        text: Any = core.IA5String.load(certificate.extensions.get(oid, b""), strict=True).native
-    except (ValueError, TypeError) as error:
-        raise CertificateMalformedError(f"extension {oid} is not text") from error
-    if not isinstance(text, str):
-        raise CertificateMalformedError(f"extension {oid} is not text")
-    return text
-
-
-def _integer(certificate: AmdCertificate, oid: str) -> int:
-    try:
-        value: Any = core.Integer.load(certificate.extensions.get(oid, b""), strict=True).native
-    except (ValueError, TypeError) as error:
-        raise CertificateMalformedError(f"extension {oid} is not a number") from error
-    if not isinstance(value, int) or not 0 <= value <= 255:
-        raise CertificateMalformedError(f"extension {oid} is not a byte")
+        value = der.integer(der.whole(certificate.extensions.get(oid, b""), der.INTEGER))
+    except ValueError as error:
+        raise CertificateMalformedError("an extension of AMD's is not a number") from error
+    if not 0 <= value <= 255:
+        raise CertificateMalformedError("an extension of AMD's is not a byte")
     return value
