@@ -83,6 +83,8 @@ BAD = [
     ("stop id", set_field("stop_token_ids", [1 << 20]), "stop_token_ids"),
     ("long stop string", set_field("stop", ["x" * 257]), "stop_strings"),
     ("many stop strings", set_field("stop", [str(n) for n in range(17)]), "stop_strings"),
+    ("over-long text", set_field("text", "word " * 200_000), "text"),
+    ("many recipients", set_field("recipients", [b"r" * 32] * 17), "recipients"),
     ("negative value", set_field("declared_value", -1), "declared_value"),
     ("recipient", set_field("recipients", [b"short"]), "recipients"),
     ("receipt wait", set_field("receipt_timeout_ms", -1), "receipt_timeout_ms"),
@@ -226,3 +228,16 @@ async def test_an_answer_is_told_only_to_who_asked(stack: Stack) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.GetAnswer(pb.GetAnswerRequest(request_id=ask.request_id))
     assert reason_of(caught.value) == "ANSWER_UNKNOWN"
+
+
+@pytest.mark.parametrize("length", [0, 15, 65])
+async def test_abort_and_get_answer_refuse_what_is_no_request_id(stack: Stack, length: int) -> None:
+    request_id = b"i" * length
+    async with stack.stub("inference") as stub:
+        for call in (
+            stub.Abort(pb.AbortRequest(request_id=request_id)),
+            stub.GetAnswer(pb.GetAnswerRequest(request_id=request_id)),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert (caught.value.code(), field_of(caught.value)) == (INVALID, "request_id")

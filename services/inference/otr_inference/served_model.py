@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from otr_inference import wire
 from otr_inference.settings import Limits
-from otr_inference.wire import Asked, ModelUnknownError, RequestInvalidError
+from otr_inference.wire import Asked, Bounds, ModelUnknownError, RequestInvalidError
 from otr_numerics.chat import Message
 from otr_numerics.engine import Engine, Slot
 from otr_numerics.generation import Generation
@@ -30,6 +30,9 @@ class ServedModel:
         self.model_record = model_record
         self.context = min(max_positions, loaded.manifest.shape.context_length)
         self._limits = limits
+        prompt_tokens = min(limits.max_prompt_tokens, self.context - 1)
+        longest = max(map(len, loaded.tokenizer.token_bytes.table))
+        self.bounds = Bounds(prompt_tokens, prompt_tokens * longest)
 
     @property
     def model_id(self) -> bytes:
@@ -60,10 +63,10 @@ class ServedModel:
             raise RequestInvalidError(
                 f"{max(prompt_ids)} is not below the vocabulary's {vocab}", field=field
             )
-        longest = min(self._limits.max_prompt_tokens, self.context - 1)
-        if len(prompt_ids) > longest:
+        if len(prompt_ids) > self.bounds.prompt_tokens:
             raise RequestInvalidError(
-                f"the prompt has {len(prompt_ids)} tokens, at most {longest} are served",
+                f"the prompt has {len(prompt_ids)} tokens,"
+                f" at most {self.bounds.prompt_tokens} are served",
                 field=field,
             )
         if asked.max_tokens > self.max_tokens_limit:

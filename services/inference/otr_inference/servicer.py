@@ -91,7 +91,7 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
         client = peer(context).uri
-        asked = wire.asked(request)
+        asked = wire.asked(request, self._model.bounds)
         self._model.require_named(request.model)
         if asked.voucher:
             raise VouchersNotAcceptedError("vouchers are not accepted here", field="voucher")
@@ -131,7 +131,8 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         yield pb.GenerateResponse(request_id=asked.request_id, complete=complete)
 
     async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:
-        arrival = self._arrivals.get((peer(context).uri, request.request_id))
+        key = (peer(context).uri, wire.request_id(request.request_id))
+        arrival = self._arrivals.get(key)
         if arrival is None:
             return pb.AbortResponse(was_running=False)
         answer = await asyncio.shield(arrival.answer)
@@ -195,7 +196,7 @@ class InferenceServicer(rpc.InferenceServiceServicer):
                 f"0 to {wire.MAX_RECEIPT_MS} milliseconds", field="wait_receipt_ms"
             )
         client = peer(context).uri
-        row = await self._store.answer(client, request.request_id)
+        row = await self._store.answer(client, wire.request_id(request.request_id))
         if row is None:
             raise wire.AnswerUnknownError("no answer under this request id", field="request_id")
         row = await self._with_receipt(row, request.wait_receipt_ms)

@@ -1,7 +1,8 @@
 """From the contract's messages to the protocol's values and back.
 
 Everything a stranger can get wrong in `GenerateRequest` is refused here with the field's name,
-before a token is looked up or a byte is stored. Real-valued sampling parameters become the
+before a token is looked up or a byte is stored, and lengths and counts before anything is copied.
+Real-valued sampling parameters become the
 integers that are signed (spec/numerics.md section 5), by the rule the contract states.
 """
 
@@ -17,7 +18,9 @@ from otr_protocol.errors import MalformedError, RejectedError, UnknownError
 from otr_protocol.output import Finish
 from otr_protocol.request import (
     GREEDY,
+    MAX_RECIPIENTS,
     MAX_STOP_IDS,
+    MAX_STOP_STRINGS,
     NO_SEED,
     P16_ONE,
     SEED_BYTES,
@@ -59,6 +62,18 @@ class AnswerUnknownError(UnknownError):
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the model and the operator bound in a request.
+
+    `prompt_bytes` is more than any prompt of `prompt_tokens` ids has: longer text is refused
+    without being tokenized.
+    """
+
+    prompt_tokens: int
+    prompt_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """A request that is well formed; its prompt is not tokenized yet.
 
@@ -85,9 +100,15 @@ class Asked:
     fingerprint: bytes
 
 
-def asked(request: pb.GenerateRequest) -> Asked:
+def request_id(value: bytes) -> bytes:
+    """A request id's 16 to 64 bytes. Raises RequestInvalidError."""
+    _length(value, 16, 64, "request_id")
+    return value
+
+
+def asked(request: pb.GenerateRequest, bounds: Bounds) -> Asked:
     """Check a request's form. Raises RequestInvalidError naming the field."""
-    _length(request.request_id, 16, 64, "request_id")
+    request_id(request.request_id)
     _length(request.client_nonce, 16, 64, "client_nonce")
     _length(request.salt, 32, 32, "salt")
     if request.profile == pb.NUMERICS_PROFILE_FLOAT:
@@ -99,8 +120,9 @@ def asked(request: pb.GenerateRequest) -> Asked:
         raise RequestInvalidError(f"{request.profile} is no profile", field="profile")
     if not request.max_tokens:
         raise RequestInvalidError("max_tokens is at least 1", field="max_tokens")
-    if len(request.stop_token_ids) > MAX_STOP_TOKEN_IDS:
-        raise RequestInvalidError(f"at most {MAX_STOP_TOKEN_IDS} stop ids", field="stop_token_ids")
+    _count(len(request.stop_token_ids), MAX_STOP_TOKEN_IDS, "stop_token_ids")
+    _count(len(request.stop), MAX_STOP_STRINGS, "stop_strings")
+    _count(len(request.recipients), MAX_RECIPIENTS, "recipients")
     if request.declared_value < 0:
         raise RequestInvalidError("declared_value is not negative", field="declared_value")
     for recipient in request.recipients:
@@ -108,7 +130,7 @@ def asked(request: pb.GenerateRequest) -> Asked:
     _length(request.voucher, 0, MAX_VOUCHER_BYTES, "voucher")
     if not 0 <= request.receipt_timeout_ms <= MAX_RECEIPT_MS:
         raise RequestInvalidError(f"0 to {MAX_RECEIPT_MS} milliseconds", field="receipt_timeout_ms")
-    prompt_ids, text, chat = _input(request)
+    prompt_ids, text, chat = _input(request, bounds)
     sampling, seed = _sampling(request)
     return Asked(
         request_id=request.request_id,
@@ -152,17 +174,19 @@ def finish_reason(finish: Finish) -> pb.FinishReason.ValueType:
 
 
 def _input(
-    request: pb.GenerateRequest,
+    request: pb.GenerateRequest, bounds: Bounds
 ) -> tuple[tuple[int, ...] | None, str | None, tuple[tuple[str, str], ...] | None]:
     which = request.WhichOneof("input")
     if which == "tokenized":
-        ids = tuple(request.tokenized.input_token_ids)
+        ids = request.tokenized.input_token_ids
         if not ids:
             raise RequestInvalidError("the prompt is empty", field="tokenized.input_token_ids")
-        return ids, None, None
+        _count(len(ids), bounds.prompt_tokens, "tokenized.input_token_ids")
+        return tuple(ids), None, None
     if which == "text":
         if not request.text:
             raise RequestInvalidError("the prompt is empty", field="text")
+        _prompt_bytes([request.text], bounds, "text")
         return None, request.text, None
     if which == "chat":
         messages = request.chat.messages
@@ -176,6 +200,7 @@ def _input(
                 )
         if not any(message.content for message in messages):
             raise RequestInvalidError("the prompt is empty", field="chat.messages.content")
+        _prompt_bytes([each.content for each in messages], bounds, "chat.messages.content")
         return None, None, tuple((message.role, message.content) for message in messages)
     raise RequestInvalidError("one of tokenized, text and chat is required", field="input")
 
@@ -249,6 +274,21 @@ def _fingerprint(request: pb.GenerateRequest) -> bytes:
     same.ClearField("wait_receipt")
     same.ClearField("receipt_timeout_ms")
     return hashlib.sha256(same.SerializeToString(deterministic=True)).digest()
+
+
+def _prompt_bytes(texts: Sequence[str], bounds: Bounds, field: str) -> None:
+    """Refuse a prompt too long for the model by its size, since tokenizing costs far more."""
+    size = sum(len(text.encode()) for text in texts)
+    if size > bounds.prompt_bytes:
+        raise RequestInvalidError(
+            f"the prompt has {size} bytes, more than any of {bounds.prompt_tokens} tokens",
+            field=field,
+        )
+
+
+def _count(count: int, high: int, field: str) -> None:
+    if count > high:
+        raise RequestInvalidError(f"{count} of them, at most {high} are served", field=field)
 
 
 def _length(value: bytes, low: int, high: int, field: str) -> None:
