@@ -23,7 +23,14 @@ from otr_protocol.attestation.cpu_appraisal import (
     CpuKindUnsupportedError,
     refused,
 )
-from otr_protocol.attestation.evidence import SEV_SNP, CpuEvidence, EvidenceBundle
+from otr_protocol.attestation.evidence import (
+    INTEL_SGX,
+    INTEL_TDX,
+    SEV_SNP,
+    CpuEvidence,
+    EvidenceBundle,
+)
+from otr_protocol.attestation.intel.tdx_appraisal import appraise_tdx
 from otr_protocol.attestation.nvidia.gpu_appraisal import GpuAppraisal, appraise_gpu
 from otr_protocol.attestation.policy import Policy
 from otr_protocol.attestation.trust_roots import TrustRootSet
@@ -220,7 +227,11 @@ def _appraise_cpu(
     )
 
 
-_CPU_APPRAISERS: Final = {SEV_SNP: appraise_snp}
+_CPU_APPRAISERS: Final = {
+    SEV_SNP: appraise_snp,
+    INTEL_TDX: appraise_tdx,
+    INTEL_SGX: appraise_tdx,
+}
 
 
 def _check_platform(gpus: Sequence[GpuAppraisal], policy: Policy) -> list[Finding]:
