@@ -13,6 +13,8 @@ from typing import Any
 import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from otr.arbitration.v1 import arbitration_pb2 as pb
 from otr.arbitration.v1 import arbitration_pb2_grpc as rpc
@@ -365,6 +367,23 @@ async def test_windows_end_while_the_log_is_away(tmp_path: Path) -> None:
         assert await arbiter.finalise() == 1
         assert (await standing_of(store, first)).state is State.FINAL
         assert (await standing_of(store, second)).state is State.RECEIVED
+
+
+async def until_health(process: Process, wanted: int) -> None:
+    target = f"127.0.0.1:{process.bound.health_port}"
+    async with asyncio.timeout(20), grpc.aio.insecure_channel(target) as channel:
+        async for answer in HealthStub(channel).Watch(HealthCheckRequest()):
+            if answer.status == wanted:
+                return
+
+
+async def test_the_arbiter_serves_only_while_it_follows_the_log(tmp_path: Path) -> None:
+    async with log_service(tmp_path) as log, arbiter(tmp_path, log) as judge:
+        await until_health(judge.process, HealthCheckResponse.SERVING)
+        await log.process.drain()
+        await until_health(judge.process, HealthCheckResponse.NOT_SERVING)
+        async with log_service(tmp_path, listen=Listen(port=log.process.bound.port)):
+            await until_health(judge.process, HealthCheckResponse.SERVING)
 
 
 async def test_an_unknown_statement_is_waited_for_and_then_not_found(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from otr_protocol.tlog.checkpoint import Checkpoint, sign_checkpoint
 from otr_protocol.tlog.entry import Entry, EntryKind
 from otr_protocol.tlog.note import SignerKey
 from otr_protocol.tlog.tree import Frontier, leaf_hash, root
-from support.log_service import EXHIBIT, Service, entries, log_service, put, statement
+from otr_server.channel import open_channel
+from support.log_service import EXHIBIT, Service, entries, log_service, pki_in, put, statement
 
 
 class Consumer:
@@ -86,6 +87,25 @@ async def test_an_empty_log_counts_as_connected(tmp_path: Path) -> None:
     assert consumer.applied == []
 
 
+async def test_a_log_that_drains_counts_as_gone_although_its_stream_ends_well(
+    tmp_path: Path,
+) -> None:
+    consumer = Consumer()
+    told: asyncio.Queue[bool] = asyncio.Queue()
+    consumer.report = told.put_nowait  # type: ignore[method-assign]
+    async with log_service(tmp_path) as log:
+        log.channels["watcher"] = open_channel(
+            log.process.bound.target,
+            pki_in(tmp_path).client_tls("watcher"),
+            "commitment",
+            wait_for_ready=True,  # as services open theirs: a new stream waits and says nothing
+        )
+        async with following(consumer, log), asyncio.timeout(20):
+            assert await told.get() is True
+            await log.process.drain()
+            assert await told.get() is False
+
+
 LIAR = SignerKey("liar.example/log", b"k" * 32)
 
 
@@ -144,7 +164,7 @@ async def test_entries_that_do_not_lead_to_the_signed_root_are_never_applied(
     async with lying(LyingLog(shown, signed)) as peer, asyncio.timeout(20):
         with pytest.raises(LogDivergedError):
             await follow(peer, LIAR.verifier, Frontier(), consumer.apply, consumer.report)
-    assert (consumer.applied, consumer.connected) == ([], [])
+    assert (consumer.applied, consumer.connected) == ([], [False])
 
 
 async def test_a_log_that_rewrites_what_was_applied_is_refused() -> None:

@@ -62,7 +62,9 @@ async def follow(
 ) -> None:
     """Apply every entry from `cursor` on, for ever; reconnects when the log goes away.
 
-    `on_connected` hears whether the log answers. Raises LogDivergedError, which no retry can mend.
+    `on_connected` hears True with every message of the log, and False when the stream of them ends
+    for whatever reason: a log that drains ends it without an error. Raises LogDivergedError, which
+    no retry can mend.
     """
     backoff = Backoff(maximum_seconds=MAX_BACKOFF_SECONDS)
     while True:
@@ -72,9 +74,11 @@ async def follow(
                 cursor = frontier
                 backoff.reset()
                 on_connected(True)
+            log.info("log_stream_ended", next_index=cursor.tree_size)
         except LogUnavailableError as error:
-            on_connected(False)
             log.warning("log_stream_lost", error=error.message, next_index=cursor.tree_size)
+        finally:
+            on_connected(False)
         await asyncio.sleep(backoff.next_seconds())
 
 
