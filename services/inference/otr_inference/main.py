@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from otr.inference.v1 import inference_pb2_grpc as rpc
 from otr_inference.delegations import DelegationDirectory, Delegations, OperatorKeyFile
@@ -23,6 +20,7 @@ from otr_inference.ports import Attester
 from otr_inference.sealing import Sealer
 from otr_inference.served_model import ServedModel
 from otr_inference.servicer import InferenceServicer
+from otr_inference.serving_key import ServingKey
 from otr_inference.session import Session, Sessions
 from otr_inference.settings import Settings
 from otr_inference.store_sqlite import AnswerStore
@@ -39,7 +37,6 @@ from otr_server.command import run_command
 from otr_server.identity import ANY_ROLE
 from otr_server.metrics import new_registry
 from otr_server.process import Process, Servicer
-from otr_server.tls import ServerTls, read_certificates
 
 NAME = "otr-inference"
 SERVICE = "otr.inference.v1.InferenceService"
@@ -153,7 +150,7 @@ async def build(settings: Settings) -> Built:
 
     sessions = Sessions(
         operator_id=operator_id,
-        tls_spki_sha256=_spki_digest(settings.tls),
+        tls_spki_sha256=ServingKey(settings.tls).spki_sha256,
         model_id=loaded.model_id,
         attester=_attester(settings),
         verifier=GrpcVerifier(verifier_channel, settings.log_origin),
@@ -254,12 +251,3 @@ def _delegations(settings: Settings, operator_public_key: bytes) -> Delegations:
     raise DelegationSourceError(
         "set delegation_dir, or operator_key_file in development", field="delegation_dir"
     )
-
-
-def _spki_digest(tls: ServerTls | None) -> bytes:
-    """SHA-256 of the serving key's SubjectPublicKeyInfo; of nothing when there is no TLS."""
-    if tls is None:
-        return hashlib.sha256(b"").digest()
-    certificate = x509.load_pem_x509_certificates(read_certificates(tls.certificate_file))[0]
-    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).digest()

@@ -4,6 +4,10 @@ A session is opened before the previous one's token expires and replaces it for 
 that began under the old session are still signed by it, if they end before its token does
 (spec/attestation.md: iat <= start <= end <= exp). When no session covers now, nothing is signed:
 requests are refused until the verifier affirms the machine again.
+
+The evidence names the TLS key that clients meet, so that they can tell that their channel ends
+here. When the server is given another certificate, a new session is opened at once; until it is,
+clients that look refuse the channel, and the old session goes on for those that were connected.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from otr_server.backoff import Backoff
 
 log = structlog.get_logger(__name__)
 
+TLS_LOOK_SECONDS = 2.0
+"""How often the serving certificate is looked at."""
 DELEGATION_MARGIN_MS = 3_600_000
 """A delegation outlives the longest token by this much; statements end before their token does."""
 
@@ -66,7 +72,7 @@ class Sessions:
         self,
         *,
         operator_id: bytes,
-        tls_spki_sha256: bytes,
+        tls_spki_sha256: Callable[[], bytes],
         model_id: bytes,
         attester: Attester,
         verifier: Verifier,
@@ -87,6 +93,7 @@ class Sessions:
         self._renew_before_seconds = renew_before_seconds
         self._on_change = on_change
         self._current: Session | None = None
+        self._lapse: asyncio.TimerHandle | None = None
 
     def current(self) -> Session:
         """The session for an answer that starts now, or `NotAttestedError`."""
@@ -98,40 +105,59 @@ class Sessions:
     async def run(self) -> None:
         """Keep a session open for ever; on failure serve until the token ends, then not at all."""
         backoff = Backoff()
-        while True:
-            try:
-                session = await self._open()
-            except (Refusal, OSError) as error:
+        try:
+            while True:
+                try:
+                    session = await self._open()
+                except (Refusal, OSError) as error:
+                    self._report()
+                    reason = error.reason if isinstance(error, Refusal) else "OS_ERROR"
+                    log.warning("attestation_failed", reason=reason, error=str(error))
+                    await asyncio.sleep(backoff.next_seconds())
+                    continue
+                backoff.reset()
+                self._current = session
                 self._report()
-                log.warning("attestation_failed", error=str(error))
-                await asyncio.sleep(backoff.next_seconds())
-                continue
-            backoff.reset()
-            self._current = session
-            self._report()
-            log.info(
-                "session_opened",
-                session_key=session.row.session_key.hex(),
-                expires=session.result.expires_at,
-                simulated=session.result.simulated,
-            )
-            await self._sleep_until_renewal(session)
+                self._report_when_lapsed(session)
+                log.info(
+                    "session_opened",
+                    session_key=session.row.session_key.hex(),
+                    expires=session.result.expires_at,
+                    simulated=session.result.simulated,
+                )
+                await self._sleep_until_renewal(session)
+        finally:
+            if self._lapse is not None:
+                self._lapse.cancel()
 
     async def _sleep_until_renewal(self, session: Session) -> None:
+        """Until the token's end is near, or the server presents another TLS key than it names."""
         lifetime = session.result.expires_at - session.result.issued_at
         margin = min(self._renew_before_seconds, lifetime // 2)
         due_ms = (session.result.expires_at - margin) * 1000
-        await asyncio.sleep(max(0.0, (due_ms - self._now_ms()) / 1000))
+        while (left_ms := due_ms - self._now_ms()) > 0:
+            await asyncio.sleep(min(left_ms / 1000, TLS_LOOK_SECONDS))
+            if self._tls_spki_sha256() != session.result.tls_spki_sha256:
+                log.info("tls_key_changed")
+                return
 
     def _report(self) -> None:
         now = self._now_ms()
         valid = self._current is not None and self._current.covers(now, now)
         self._on_change(valid, self._current if valid else None)
 
+    def _report_when_lapsed(self, session: Session) -> None:
+        """Say so when the token ends, even while the next session is still being waited for."""
+        if self._lapse is not None:
+            self._lapse.cancel()
+        left_ms = session.result.expires_at * 1000 + 1 - self._now_ms()
+        loop = asyncio.get_running_loop()
+        self._lapse = loop.call_later(max(0.0, left_ms / 1000), self._report)
+
     async def _open(self) -> Session:
         key = Ed25519PrivateKey.generate()
         public = key.public_key().public_bytes_raw()
-        binding = KeyBinding(self._operator_id, public, self._tls_spki_sha256, self._model_id)
+        binding = KeyBinding(self._operator_id, public, self._tls_spki_sha256(), self._model_id)
         challenge = await self._verifier.challenge(binding)
         evidence = await asyncio.to_thread(self._attester.collect, challenge, binding)
         token = await self._verifier.verify(challenge, binding, evidence)
