@@ -137,8 +137,8 @@ def test_the_forger_signs_the_cpu_report_himself() -> None:
     [
         ({OpaqueType.FWID: bytes(48)}, "GPU_FWID_MISMATCH"),
         ({OpaqueType.FWID: bytes(47)}, "OPAQUE_DATA_MALFORMED"),
-        ({OpaqueType.PROTECTED_PCIE_STATUS: b"\xaa"}, "GPU_PROTECTED_PCIE"),
-        ({OpaqueType.FEATURE_FLAG: b"\x02\x00"}, "GPU_PROTECTED_PCIE"),
+        ({OpaqueType.FEATURE_FLAG: b"\x02\x00"}, "OPAQUE_DATA_MALFORMED"),
+        ({OpaqueType.FEATURE_FLAG: b"\x03\x00"}, "OPAQUE_DATA_MALFORMED"),
         ({OpaqueType.NVDEC0_STATUS: b"\xaa"}, "MEASUREMENT_MISMATCH"),
         ({OpaqueType.NVDEC0_STATUS: b"\x00"}, "OPAQUE_DATA_MALFORMED"),
         ({OpaqueType.DRIVER_VERSION: b"550.90.06\0"}, "GPU_DRIVER_TOO_OLD"),

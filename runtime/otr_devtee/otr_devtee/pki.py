@@ -40,10 +40,7 @@ from otr_devtee.reference_values import (
 )
 from otr_devtee.snp_issuing import RsaIdentity, issue_authority, issue_vcek, revocation_list
 from otr_protocol.attestation.collateral import CollateralBundle, collect
-from otr_protocol.attestation.nvidia.device_chain import (
-    DICE_COMPOSITE_DEVICE_ID,
-    composite_device_id,
-)
+from otr_protocol.attestation.nvidia.fwid import COMPOSITE_DEVICE_ID, composite_device_id
 from otr_protocol.attestation.policy import Policy
 from otr_protocol.attestation.trust_roots import TrustRootSet
 from otr_protocol.digest import H
@@ -271,7 +268,7 @@ def make_gpu(device_ica: Identity, start: datetime) -> Gpu:
         ca=False,
         extensions=[
             x509.UnrecognizedExtension(
-                DICE_COMPOSITE_DEVICE_ID, composite_device_id(spki, REFERENCE_VALUES.fwid)
+                COMPOSITE_DEVICE_ID, composite_device_id(spki, REFERENCE_VALUES.fwid)
             )
         ],
     )

@@ -14,7 +14,7 @@ from lxml import etree
 
 from otr_devtee.issuing import ORGANIZATION, Identity
 from otr_devtee.reference_values import BLOCKS
-from otr_protocol.attestation.nvidia.gpu_appraisal import MANUFACTURER_ID
+from otr_protocol.attestation.nvidia.device_appraisal import MANUFACTURER_ID
 from otr_protocol.attestation.nvidia.xml_signature import (
     C14N11,
     DSIG,

@@ -9,7 +9,6 @@ set of roots, every device counted once, as many as the policy requires.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -31,7 +30,9 @@ from otr_protocol.attestation.evidence import (
     EvidenceBundle,
 )
 from otr_protocol.attestation.intel.tdx_appraisal import appraise_tdx
-from otr_protocol.attestation.nvidia.gpu_appraisal import GpuAppraisal, appraise_gpu
+from otr_protocol.attestation.nvidia.device_appraisal import DeviceAppraisal
+from otr_protocol.attestation.nvidia.machine_appraisal import appraise_machine
+from otr_protocol.attestation.nvidia.topology import PLATFORM
 from otr_protocol.attestation.policy import Policy
 from otr_protocol.attestation.trust_roots import TrustRootSet
 from otr_protocol.attestation.verdict import Finding, Status, worst
@@ -40,18 +41,19 @@ from otr_protocol.digest import H, hash_record
 
 VERDICT_DOMAIN: Final = "otr-verdict-v2"
 PARTS_DOMAIN: Final = "otr-evidence-parts-v1"
-PLATFORM: Final = "platform"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The outcome of one appraisal, with everything it rests on.
 
-    `findings` are ordered: CPU, GPUs in the bundle's order, then what concerns the whole. Digests
+    `findings` are ordered: CPU, GPUs, switches, both in the bundle's order, then what concerns the
+    whole. Digests
     are 32 bytes, times seconds since 1970 UTC. `not_after` is the earliest expiry of what the
     verdict rests on and never later than the policy's token lifetime from now; it is in the past
     or present for a verdict that is not trusted. `bound` says that all parts commit to one anchor
-    and therefore to each other; only such a verdict can become a token.
+    and therefore to each other, under a policy that is not for audits only; no other verdict can
+    become a token.
     """
 
     status: Status
@@ -64,7 +66,8 @@ class Verdict:
     simulated: bool
     bound: bool
     cpu: CpuAppraisal | None
-    gpus: tuple[GpuAppraisal, ...]
+    gpus: tuple[DeviceAppraisal, ...]
+    switches: tuple[DeviceAppraisal, ...] = ()
 
     @property
     def digest(self) -> bytes:
@@ -169,24 +172,20 @@ def _appraise(
 ) -> Verdict:
     policy, now_s = context.policy, context.now_s
     cpu = None if cpu_evidence is None else _appraise_cpu(cpu_evidence, report_data, context)
-    gpus = tuple(
-        appraise_gpu(
-            device,
-            nonce=gpu_nonce,
-            collateral=context.collateral,
-            policy=policy,
-            roots=context.roots,
-            now_s=now_s,
-            component=f"gpu-{number}",
-        )
-        for number, device in enumerate(devices)
+    machine = appraise_machine(
+        devices,
+        nonce=gpu_nonce,
+        collateral=context.collateral,
+        policy=policy,
+        roots=context.roots,
+        now_s=now_s,
     )
-    parts = (*(() if cpu is None else (cpu,)), *gpus)
+    parts = (*(() if cpu is None else (cpu,)), *machine.gpus, *machine.switches)
     root_sets = {part.roots for part in parts if part.roots is not None}
     simulated = any(roots.simulated for roots in root_sets)
     findings = [
         *(finding for part in parts for finding in part.findings),
-        *_check_platform(gpus, policy),
+        *machine.findings,
         *_check_roots(root_sets, policy, simulated=simulated),
         *_check_collateral(context.collateral),
     ]
@@ -205,9 +204,10 @@ def _appraise(
         appraised_at=now_s,
         not_after=not_after,
         simulated=simulated,
-        bound=bound,
+        bound=bound and not policy.revocation.audit_only,
         cpu=cpu,
-        gpus=gpus,
+        gpus=machine.gpus,
+        switches=machine.switches,
     )
 
 
@@ -234,25 +234,11 @@ _CPU_APPRAISERS: Final = {
 }
 
 
-def _check_platform(gpus: Sequence[GpuAppraisal], policy: Policy) -> list[Finding]:
-    findings: list[Finding] = []
-    if len(gpus) < policy.required_gpus:
-        findings.append(
-            _finding("GPU_MISSING", f"{policy.required_gpus} GPUs are required, not {len(gpus)}")
-        )
-    # By the boot ROM's certificate, one per device: fresh reports of one GPU differ in bytes.
-    devices = Counter(gpu.chain.device_identity for gpu in gpus if gpu.chain is not None)
-    keys = Counter(gpu.chain.attestation_key.der for gpu in gpus if gpu.chain is not None)
-    if any(count > 1 for count in (*devices.values(), *keys.values())):
-        findings.append(_finding("GPU_DUPLICATE", "one GPU is presented as several"))
-    return findings
-
-
 def _check_roots(root_sets: set[TrustRootSet], policy: Policy, *, simulated: bool) -> list[Finding]:
     findings: list[Finding] = []
     if len(root_sets) > 1:
         findings.append(
-            _finding("TRUST_ROOTS_MIXED", "CPU and GPUs chain to different sets of roots")
+            _finding("TRUST_ROOTS_MIXED", "CPU and devices chain to different sets of roots")
         )
     if simulated and not policy.accept_simulated:
         findings.append(_finding("SIMULATED_EVIDENCE", "the evidence is from a development TEE"))

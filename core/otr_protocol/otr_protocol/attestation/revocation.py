@@ -2,7 +2,8 @@
 
 One rule for device and manifest chains, with one difference that is a parameter and not a global:
 a *hold* may be tolerated for a manifest's signer, which NVIDIA uses before a driver's release, and
-never for a device.
+never for a device. What the policy's `RevocationMode` changes is written in `_judge_standing` and
+nowhere else; under none of them does a genuine REVOKED lose its force.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from otr_protocol.attestation.ocsp import (
     CertificateStatus,
     OcspResponse,
     OcspStaleError,
+    RevocationUnknownError,
     Standing,
 )
 from otr_protocol.attestation.policy import Policy, RevocationMode
 from otr_protocol.attestation.verdict import Finding, Status, finding_of
 from otr_protocol.errors import Refusal
 
-_NOT_AT_ALL: Final = 2**62
+NEVER: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +81,13 @@ def judge(
     Never raises for what responses say: everything becomes a finding. `hold_tolerated` turns a
     certificate on hold from a failure into a warning.
     """
+    mode = policy.revocation
     findings: list[Finding] = []
     statuses: list[CertificateStatus | None] = []
     on_hold = False
-    expires_at = _NOT_AT_ALL
+    expires_at = NEVER
+    if mode is RevocationMode.NONE:
+        findings.append(_not_checked(component))
     for position in checked:
         certificate, issuer = chain[position], chain[position + 1]
         try:
@@ -90,8 +95,10 @@ def judge(
                 responses.by_serial.get(certificate.serial, ()), certificate, issuer
             )
         except Refusal as refusal:
-            findings.append(finding_of(refusal, component))
             statuses.append(None)
+            # Nobody is asked, so nothing is missing; a forged response is still an attack.
+            if mode is not RevocationMode.NONE or not isinstance(refusal, RevocationUnknownError):
+                findings.append(finding_of(refusal, component))
             continue
         statuses.append(standing.status)
         on_hold = on_hold or (standing.status is CertificateStatus.REVOKED and standing.on_hold)
@@ -118,14 +125,7 @@ def _judge_standing(
     *,
     hold_tolerated: bool,
 ) -> Finding | None:
-    name = certificate.common_name
-    if standing.status is CertificateStatus.UNKNOWN:
-        return Finding(
-            reason="REVOCATION_UNKNOWN",
-            component=component,
-            status=Status.INDETERMINATE,
-            message=f"the responder does not know {name!r}",
-        )
+    name, mode = certificate.common_name, policy.revocation
     if standing.status is CertificateStatus.REVOKED:
         # No look at the clock: what was revoked stays so, however old the word of it.
         tolerated = standing.on_hold and hold_tolerated
@@ -135,17 +135,30 @@ def _judge_standing(
             status=Status.WARNING if tolerated else Status.CONTRAINDICATED,
             message=f"{name!r} is {'on hold' if standing.on_hold else 'revoked'}",
         )
-    try:
-        standing.require_current(now_s, policy.max_collateral_age_s)
+    if mode is RevocationMode.NONE:
         return None
+    if standing.status is CertificateStatus.UNKNOWN:
+        return Finding(
+            reason="REVOCATION_UNKNOWN",
+            component=component,
+            status=Status.INDETERMINATE,
+            message=f"the responder does not know {name!r}",
+        )
+    try:
+        if mode is RevocationMode.AS_ISSUED:
+            # Its own time, not ours: was it properly made when it was made? It says nothing of now.
+            standing.require_recent(standing.this_update, policy.max_collateral_age_s)
+        else:
+            standing.require_current(now_s, policy.max_collateral_age_s)
+            return None
     except OcspStaleError as stale:
         missing = finding_of(stale, component, status=Status.INDETERMINATE)
-    if policy.revocation is RevocationMode.REQUIRE:
-        return missing
-    try:
-        standing.require_recent(now_s, policy.max_collateral_age_s)
-    except OcspStaleError:
-        return missing
+        if mode is not RevocationMode.LAST_GOOD:
+            return missing
+        try:
+            standing.require_recent(now_s, policy.max_collateral_age_s)
+        except OcspStaleError:
+            return missing
     return Finding(
         reason="REVOCATION_NOT_CURRENT",
         component=component,
@@ -154,7 +167,18 @@ def _judge_standing(
     )
 
 
+def _not_checked(component: str) -> Finding:
+    return Finding(
+        reason="REVOCATION_NOT_CHECKED",
+        component=component,
+        status=Status.WARNING,
+        message="whether a certificate of this chain is revoked was not asked",
+    )
+
+
 def _expiry(standing: Standing, policy: Policy, now_s: int) -> int:
+    if policy.revocation.audit_only:
+        return NEVER  # what is not judged against the clock does not run out
     recent_until = standing.this_update + policy.max_collateral_age_s
     if policy.revocation is RevocationMode.LAST_GOOD and now_s > standing.expires_at:
         return recent_until

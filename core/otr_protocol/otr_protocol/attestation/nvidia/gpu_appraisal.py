@@ -1,43 +1,51 @@
-"""One NVIDIA GPU: is it genuine, fresh, running released firmware and driver, and allowed?
+"""What a GPU must show beyond what every device must: mode, model, versions, firmware identity.
 
-Order matters: nothing is read from a report before its signature, and no signature is believed
-before its chain. Where one of these fails nothing else about the device is said; afterwards every
-check runs, so that a verdict names all that is wrong and not the first thing.
+Reference manifests, by architecture (the chip is what the report itself states, else the chain):
+
+    driver   NV_GPU_DRIVER_GH100_<version>          Hopper
+             NV_GPU_CC_DRIVER_<chip>_<version>      Blackwell; under the Hopper name the vendor
+                                                    serves a well-signed manifest of the GH100
+    VBIOS    NV_GPU_VBIOS_<project>_<project SKU>_<chip SKU>_<version without dots>
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from otr_protocol.attestation import certificates, revocation
-from otr_protocol.attestation.certificates import ChainRejectedError, Validity
 from otr_protocol.attestation.collateral import CollateralBundle
-from otr_protocol.attestation.nvidia import device_chain, measurements, rim, spdm_report
-from otr_protocol.attestation.nvidia.device_chain import DeviceChain
-from otr_protocol.attestation.nvidia.opaque import driver_order
-from otr_protocol.attestation.nvidia.rim import Rim, RimKind
+from otr_protocol.attestation.nvidia.device_appraisal import (
+    DeviceAppraisal,
+    DeviceRules,
+    ManifestNeed,
+    VerifiedDevice,
+    appraise_device,
+)
+from otr_protocol.attestation.nvidia.opaque import (
+    FeatureFlag,
+    OpaqueData,
+    OpaqueType,
+    Switch,
+    driver_order,
+)
+from otr_protocol.attestation.nvidia.products import Architecture, DeviceKind, Product
+from otr_protocol.attestation.nvidia.rim import RimKind
 from otr_protocol.attestation.nvidia.spdm_report import SpdmReport
 from otr_protocol.attestation.policy import Policy
-from otr_protocol.attestation.revocation import ChainStanding
-from otr_protocol.attestation.trust_roots import TrustRootSet, set_of_device
-from otr_protocol.attestation.verdict import Finding, Status, finding_of
+from otr_protocol.attestation.trust_roots import TrustRootSet
 from otr_protocol.binding import GpuEvidence
-from otr_protocol.errors import Refusal, RejectedError, UnknownError
+from otr_protocol.errors import RejectedError, UnknownError
 
-# The leaf is not served by the vendor's OCSP service; the root is pinned.
-DEVICE_CHECKED: Final = (1, 2, 3)
-RIM_CHECKED: Final = (0, 1, 2)
-MANUFACTURER_ID: Final = "5703"
 # From this driver on, every Hopper report states the firmware identity.
 FWID_SINCE_DRIVER: Final = (550,)
+NVDEC0_INDEX: Final = 35
 
-
-class GpuNonceError(RejectedError):
-    """The report answers another challenge."""
-
-    reason = "GPU_NONCE_MISMATCH"
+# How policies call the modes in which GPUs are passed through.
+_MODES: Final = {
+    FeatureFlag.SINGLE_PASSTHROUGH: "single",
+    FeatureFlag.MULTI_PASSTHROUGH: "multi",
+    FeatureFlag.PROTECTED_PCIE: "protected-pcie",
+}
 
 
 class FwidError(RejectedError):
@@ -46,10 +54,16 @@ class FwidError(RejectedError):
     reason = "GPU_FWID_MISMATCH"
 
 
-class ProtectedPcieError(UnknownError):
-    """The GPU belongs to a protected-PCIe group, whose switches are not appraised here."""
+class CcModeRefusedError(RejectedError):
+    """The policy does not allow the mode in which this GPU is passed through."""
 
-    reason = "GPU_PROTECTED_PCIE"
+    reason = "GPU_CC_MODE_REFUSED"
+
+
+class CcModeUnknownError(UnknownError):
+    """The policy allows some modes only, and the report of an old driver does not say which."""
+
+    reason = "GPU_CC_MODE_UNKNOWN"
 
 
 class HwmodelRefusedError(RejectedError):
@@ -70,39 +84,6 @@ class VbiosTooOldError(RejectedError):
     reason = "GPU_VBIOS_TOO_OLD"
 
 
-class ReferenceUnknownError(UnknownError):
-    """No manifest for this version is at hand, so nothing can be said about it."""
-
-    reason = "UNKNOWN_REFERENCE"
-
-
-@dataclass(frozen=True, slots=True)
-class RimAppraisal:
-    """A verified manifest and what is known about its signers."""
-
-    rim: Rim
-    standing: ChainStanding
-
-
-@dataclass(frozen=True, slots=True)
-class GpuAppraisal:
-    """What was established about one GPU.
-
-    `chain`, `report` and `roots` are None unless chain and signature verified. `not_after` is the
-    earliest expiry of what the appraisal rests on (seconds since 1970 UTC).
-    """
-
-    component: str
-    findings: tuple[Finding, ...]
-    roots: TrustRootSet | None = None
-    chain: DeviceChain | None = None
-    report: SpdmReport | None = None
-    device_standing: ChainStanding | None = None
-    driver: RimAppraisal | None = None
-    vbios: RimAppraisal | None = None
-    not_after: int = 0
-
-
 def appraise_gpu(
     evidence: GpuEvidence,
     *,
@@ -112,159 +93,100 @@ def appraise_gpu(
     roots: Sequence[TrustRootSet],
     now_s: int,
     component: str,
-) -> GpuAppraisal:
-    """Verify and appraise one GPU's evidence at `now_s`; every failure becomes a finding.
-
-    `nonce` is the 32 bytes the report must carry. Pure: equal arguments give equal results.
-    """
-    try:
-        report = spdm_report.parse(evidence.report)
-        if len(evidence.certificates) != device_chain.CHAIN_LENGTH:
-            raise ChainRejectedError("a device chain has five certificates")
-        trusted = set_of_device(roots, evidence.certificates[-1])
-        chain = device_chain.verify(evidence.certificates, trusted.device_root)
-        report.require_signature(chain.attestation_key.key)
-    except Refusal as refusal:
-        return GpuAppraisal(component, (finding_of(refusal, component),))
-    findings: list[Finding] = []
-    if report.requester_nonce != nonce:
-        findings.append(finding_of(GpuNonceError("the report answers another nonce"), component))
-    findings += _check_state(report, chain, policy, component)
-    findings += _expiry(chain.validity, now_s, component)
-    responses = revocation.index(collateral.ocsp_responses)
-    standing = revocation.judge(
-        chain.certificates,
-        DEVICE_CHECKED,
-        responses,
+) -> DeviceAppraisal:
+    """Verify and appraise one GPU's evidence; see `device_appraisal.appraise_device`."""
+    return appraise_device(
+        evidence,
+        GPU_RULES,
+        nonce=nonce,
+        collateral=collateral,
         policy=policy,
+        roots=roots,
         now_s=now_s,
         component=component,
-        hold_tolerated=False,
-    )
-    findings += standing.findings
-    appraised: dict[RimKind, RimAppraisal] = {}
-    for kind in RimKind:
-        part = f"{component}/{kind.value}"
-        try:
-            manifest = _manifest(kind, report, chain, collateral, trusted)
-        except Refusal as refusal:
-            findings.append(finding_of(refusal, part))
-            continue
-        signers = revocation.judge(
-            manifest.chain,
-            RIM_CHECKED,
-            responses,
-            policy=policy,
-            now_s=now_s,
-            component=part,
-            hold_tolerated=policy.accept_rim_hold,
-        )
-        findings += _expiry(manifest.validity, now_s, part)
-        findings += signers.findings
-        appraised[kind] = RimAppraisal(manifest, signers)
-    driver, vbios = appraised.get(RimKind.DRIVER), appraised.get(RimKind.VBIOS)
-    if driver is not None and vbios is not None:
-        try:
-            findings += measurements.compare(report, driver.rim, vbios.rim, component)
-        except Refusal as refusal:
-            findings.append(finding_of(refusal, component))
-    return GpuAppraisal(
-        component=component,
-        findings=tuple(findings),
-        roots=trusted,
-        chain=chain,
-        report=report,
-        device_standing=standing,
-        driver=driver,
-        vbios=vbios,
-        not_after=min(
-            chain.validity.not_after,
-            standing.expires_at,
-            *(part.rim.validity.not_after for part in appraised.values()),
-            *(part.standing.expires_at for part in appraised.values()),
-        ),
     )
 
 
-def _check_state(
-    report: SpdmReport, chain: DeviceChain, policy: Policy, component: str
-) -> list[Finding]:
-    """What the report says about the device itself, against chain and policy."""
-    findings: list[Finding] = []
-    for check in (_check_fwid, _check_mode, _check_model, _check_driver, _check_vbios):
-        try:
-            check(report, chain, policy)
-        except Refusal as refusal:
-            findings.append(finding_of(refusal, component))
-    for kind in report.opaque.unknown_types:
-        findings.append(
-            Finding(
-                reason="OPAQUE_FIELD_UNKNOWN",
-                component=component,
-                status=Status.WARNING,
-                message=f"the report holds a field of unknown type {kind}",
-            )
-        )
-    return findings
+def cc_modes(opaque: OpaqueData) -> frozenset[str]:
+    """The modes a report leaves possible, in the policy's words: one, or two of an old driver.
+
+    Raises OpaqueMalformedError where the report contradicts itself.
+    """
+    if opaque.protected_pcie:
+        return frozenset({_MODES[FeatureFlag.PROTECTED_PCIE]})
+    if opaque.feature is not None:
+        return frozenset({_MODES[opaque.feature]})
+    return frozenset(_MODES.values()) - {_MODES[FeatureFlag.PROTECTED_PCIE]}
 
 
-def _check_fwid(report: SpdmReport, chain: DeviceChain, policy: Policy) -> None:
-    stated = report.opaque.fwid
+def _check_fwid(device: VerifiedDevice, policy: Policy) -> None:
+    stated = device.report.opaque.fwid
     if stated is None:
-        if driver_order(report.opaque.driver_version) >= FWID_SINCE_DRIVER:
+        hopper = device.chain.product.architecture is Architecture.HOPPER
+        if not hopper or driver_order(device.report.opaque.driver_version) >= FWID_SINCE_DRIVER:
             raise FwidError("the report states no firmware identity")
         return
-    if stated != chain.fwid:
+    if stated != device.chain.fwid:
         raise FwidError("the firmware identity is not that of the attestation key")
 
 
-def _check_mode(report: SpdmReport, chain: DeviceChain, policy: Policy) -> None:
-    if report.opaque.protected_pcie:
-        raise ProtectedPcieError("a protected-PCIe group needs its switches' evidence too")
+def _check_mode(device: VerifiedDevice, policy: Policy) -> None:
+    possible = cc_modes(device.report.opaque)
+    refused = possible - set(policy.allowed_cc_modes)
+    if refused == possible:
+        raise CcModeRefusedError(f"the GPU's mode is {' or '.join(sorted(possible))}")
+    if refused:
+        raise CcModeUnknownError("the report does not say how the GPU is passed through")
 
 
-def _check_model(report: SpdmReport, chain: DeviceChain, policy: Policy) -> None:
-    if chain.hwmodel not in policy.allowed_hwmodels:
-        raise HwmodelRefusedError(f"{chain.hwmodel!r} is not allowed", field="allowed_hwmodels")
+def _check_model(device: VerifiedDevice, policy: Policy) -> None:
+    if device.chain.hwmodel not in policy.allowed_hwmodels:
+        raise HwmodelRefusedError(
+            f"{device.chain.hwmodel!r} is not allowed", field="allowed_hwmodels"
+        )
 
 
-def _check_driver(report: SpdmReport, chain: DeviceChain, policy: Policy) -> None:
-    version = report.opaque.driver_version
+def _check_driver(device: VerifiedDevice, policy: Policy) -> None:
+    version = device.report.opaque.driver_version
     minimum = policy.min_driver_version
     if minimum and driver_order(version) < driver_order(minimum):
         raise DriverTooOldError(f"driver {version} is older than {minimum}")
 
 
-def _check_vbios(report: SpdmReport, chain: DeviceChain, policy: Policy) -> None:
+def _check_vbios(device: VerifiedDevice, policy: Policy) -> None:
     # Two hex digits a part, so that text order is version order.
-    version = report.opaque.vbios_version
+    version = device.report.opaque.vbios_version
     if version < policy.min_vbios_version:
         raise VbiosTooOldError(f"VBIOS {version} is older than {policy.min_vbios_version}")
 
 
-def _expiry(validity: Validity, now_s: int, component: str) -> list[Finding]:
-    try:
-        validity.require(now_s, "the chain")
-    except certificates.CertificateExpiredError as refusal:
-        return [finding_of(refusal, component)]
-    return []
+def _driver_manifest(product: Product, opaque: OpaqueData) -> ManifestNeed:
+    version = opaque.driver_version
+    if product.architecture is Architecture.HOPPER:
+        return ManifestNeed(f"NV_GPU_DRIVER_{product.chip}_{version}", version)
+    return ManifestNeed(f"NV_GPU_CC_DRIVER_{opaque.chip or product.chip}_{version}", version)
 
 
-def _manifest(
-    kind: RimKind,
-    report: SpdmReport,
-    chain: DeviceChain,
-    collateral: CollateralBundle,
-    roots: TrustRootSet,
-) -> Rim:
-    """The verified manifest that fits the report, under the roots its device chained to."""
-    if kind is RimKind.DRIVER:
-        name, version = report.opaque.driver_rim_id, report.opaque.driver_version
-    else:
-        name, version = report.opaque.vbios_rim_id, report.opaque.vbios_version
-    document = collateral.rim(name)
-    if document is None:
-        raise ReferenceUnknownError(f"no manifest {name} is at hand")
-    manifest = rim.verify(document, roots.rim_root)
-    manifest.require_for(version=version, product=chain.product, manufacturer_id=MANUFACTURER_ID)
-    return manifest
+def _vbios_manifest(product: Product, opaque: OpaqueData) -> ManifestNeed:
+    parts = (
+        opaque.text(OpaqueType.PROJECT),
+        opaque.text(OpaqueType.PROJECT_SKU),
+        opaque.text(OpaqueType.CHIP_SKU),
+        opaque.vbios_version.replace(".", ""),
+    )
+    name = "NV_GPU_VBIOS_" + "_".join(part.upper() for part in parts)
+    return ManifestNeed(name, opaque.vbios_version)
+
+
+def _exempt(report: SpdmReport) -> frozenset[int]:
+    """Index 35 covers the first video decoder: not compared exactly where that is disabled."""
+    disabled = report.opaque.nvdec0 is Switch.DISABLED
+    return frozenset({NVDEC0_INDEX}) if disabled else frozenset()
+
+
+GPU_RULES: Final = DeviceRules(
+    kind=DeviceKind.GPU,
+    checks=(_check_fwid, _check_mode, _check_model, _check_driver, _check_vbios),
+    manifests={RimKind.DRIVER: _driver_manifest, RimKind.VBIOS: _vbios_manifest},
+    exempt=_exempt,
+)

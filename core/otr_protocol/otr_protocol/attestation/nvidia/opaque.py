@@ -27,6 +27,7 @@ MAX_DATA_VERSION: Final = 1
 FWID_BYTES: Final = 48
 VBIOS_BYTES: Final = 8
 DRIVER_VERSION: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}")
+VBIOS_VERSION: Final = re.compile(r"[0-9A-F]{2}(\.[0-9A-F]{2}){4}")
 
 
 class OpaqueMalformedError(MalformedError):
@@ -60,6 +61,7 @@ class OpaqueType(enum.IntEnum):
     FWID = 20
     PROTECTED_PCIE_STATUS = 21
     SWITCH_PDI = 22
+    """In a GPU's report the switch at the end of each link, in a switch's report its own."""
     FLOORSWEPT_PORTS = 23
     POSITION_ID = 24
     LOCK_SWITCH_STATUS = 25
@@ -99,18 +101,21 @@ class OpaqueData:
     @property
     def driver_version(self) -> str:
         """Such as "550.90.07"; OpaqueMalformedError where the report has none."""
-        return self._text(OpaqueType.DRIVER_VERSION)
+        return self.text(OpaqueType.DRIVER_VERSION)
 
     @property
     def vbios_version(self) -> str:
-        """Upper case, such as "96.00.9F.00.01"; read from the 8-byte form that GPUs report."""
-        raw = self._required(OpaqueType.VBIOS_VERSION)
-        if len(raw) != VBIOS_BYTES:
-            raise OpaqueMalformedError(f"a GPU's VBIOS version has {VBIOS_BYTES} bytes")
-        # 009f0096 01000000, reversed: 00 00 00 01 96 00 9f 00; the low half, then the odd byte.
-        backwards = raw[::-1]
-        shown = backwards[4:] + backwards[3:4]
-        return ".".join(f"{byte:02X}" for byte in shown)
+        """Upper case, such as "96.00.9F.00.01", of a GPU's 8 bytes or of a switch's text."""
+        raw = self.required(OpaqueType.VBIOS_VERSION)
+        if len(raw) == VBIOS_BYTES:
+            # 009f0096 01000000, reversed: 00 00 00 01 96 00 9f 00; the low half, then the odd byte.
+            backwards = raw[::-1]
+            shown = backwards[4:] + backwards[3:4]
+            return ".".join(f"{byte:02X}" for byte in shown)
+        text = self.text(OpaqueType.VBIOS_VERSION).upper()
+        if not VBIOS_VERSION.fullmatch(text):
+            raise OpaqueMalformedError("the VBIOS version has none of its two spellings")
+        return text
 
     @property
     def nvdec0(self) -> Switch:
@@ -119,12 +124,18 @@ class OpaqueData:
 
     @property
     def protected_pcie(self) -> bool:
-        """Whether the GPU says that it is in protected-PCIe mode, by either of its two fields."""
-        raw = self.fields.get(OpaqueType.PROTECTED_PCIE_STATUS)
-        by_status = raw is not None and (
-            self._switch(OpaqueType.PROTECTED_PCIE_STATUS) is Switch.ENABLED
-        )
-        return by_status or self.feature is FeatureFlag.PROTECTED_PCIE
+        """Whether the GPU says that it is in protected-PCIe mode.
+
+        Two fields say so, each missing in older reports; OpaqueMalformedError if they disagree.
+        """
+        said: set[bool] = set()
+        if OpaqueType.PROTECTED_PCIE_STATUS in self.fields:
+            said.add(self._switch(OpaqueType.PROTECTED_PCIE_STATUS) is Switch.ENABLED)
+        if self.feature is not None:
+            said.add(self.feature is FeatureFlag.PROTECTED_PCIE)
+        if len(said) > 1:
+            raise OpaqueMalformedError("the two fields on protected PCIe contradict each other")
+        return True in said
 
     @property
     def feature(self) -> FeatureFlag | None:
@@ -146,36 +157,27 @@ class OpaqueData:
         return raw
 
     @property
-    def driver_rim_id(self) -> str:
-        """The name of the Hopper driver manifest that fits this report."""
-        return f"NV_GPU_DRIVER_GH100_{self.driver_version}"
+    def chip(self) -> str | None:
+        """The chip, such as "GB100", where the report states it (Blackwell, data version 1)."""
+        return self.text(OpaqueType.CHIP_INFO) if OpaqueType.CHIP_INFO in self.fields else None
 
-    @property
-    def vbios_rim_id(self) -> str:
-        """The name of the VBIOS manifest that fits this report."""
-        parts = (
-            self._text(OpaqueType.PROJECT),
-            self._text(OpaqueType.PROJECT_SKU),
-            self._text(OpaqueType.CHIP_SKU),
-            self.vbios_version.replace(".", ""),
-        )
-        return "NV_GPU_VBIOS_" + "_".join(part.upper() for part in parts)
-
-    def _required(self, kind: OpaqueType) -> bytes:
+    def required(self, kind: OpaqueType) -> bytes:
+        """The bytes of one field; OpaqueMalformedError where the report has none."""
         value = self.fields.get(kind)
         if value is None:
             raise OpaqueMalformedError(f"the report states no {kind.name}")
         return value
 
-    def _text(self, kind: OpaqueType) -> str:
-        text = self._required(kind).rstrip(b"\0")
+    def text(self, kind: OpaqueType) -> str:
+        """One field as text without its final NULs; OpaqueMalformedError unless plain ASCII."""
+        text = self.required(kind).rstrip(b"\0")
         # A name is used to look manifests up and is shown to people: letters, digits, . and - only.
         if not text or not all(byte in _NAME_BYTES for byte in text):
             raise OpaqueMalformedError(f"{kind.name} is not plain text")
         return text.decode("ascii")
 
     def _switch(self, kind: OpaqueType) -> Switch:
-        raw = self._required(kind)
+        raw = self.required(kind)
         if len(raw) != 1 or raw[0] not in (Switch.ENABLED, Switch.DISABLED):
             raise OpaqueMalformedError(f"{kind.name} is neither on nor off")
         return Switch(raw[0])

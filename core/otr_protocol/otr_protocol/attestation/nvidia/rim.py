@@ -62,10 +62,11 @@ class RimMismatchError(RejectedError):
 
 
 class RimKind(enum.Enum):
-    """Which half of the measurements a manifest describes; the value is its component name."""
+    """Which part of the measurements a manifest describes; the value is its component name."""
 
     DRIVER = "driver-rim"
     VBIOS = "vbios-rim"
+    SWITCH_BIOS = "switch-bios-rim"
 
 
 @dataclass(frozen=True, slots=True)
