@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from otr_protocol import binding, dcbor
-from otr_protocol.attestation import revocation
+from otr_protocol.attestation import policy_expression, revocation
 from otr_protocol.attestation.amd.snp_appraisal import appraise_snp
 from otr_protocol.attestation.collateral import CollateralBundle
 from otr_protocol.attestation.cpu_appraisal import (
@@ -31,6 +31,7 @@ from otr_protocol.attestation.evidence import (
 )
 from otr_protocol.attestation.intel.tdx_appraisal import appraise_tdx
 from otr_protocol.attestation.nvidia.device_appraisal import DeviceAppraisal
+from otr_protocol.attestation.nvidia.device_claims import device_claims
 from otr_protocol.attestation.nvidia.machine_appraisal import appraise_machine
 from otr_protocol.attestation.nvidia.topology import PLATFORM
 from otr_protocol.attestation.policy import Policy
@@ -192,6 +193,13 @@ def _appraise(
     if not parts:
         findings.append(_finding("EVIDENCE_MISSING", "there is nothing to appraise"))
     status = worst(*(finding.status for finding in findings))
+    if policy.expression and status.trusted:
+        # Over what was verified, so only where everything was; it can but worsen the outcome.
+        refused_by = _judge_expression(
+            cpu, (*machine.gpus, *machine.switches), policy, status, simulated=simulated
+        )
+        findings += refused_by
+        status = worst(status, *(finding.status for finding in refused_by))
     not_after = now_s
     if status.trusted:
         not_after = min(now_s + policy.max_token_lifetime_s, *(part.not_after for part in parts))
@@ -257,6 +265,31 @@ def _check_collateral(collateral: CollateralBundle) -> list[Finding]:
             message=f"{malformed} OCSP responses cannot be read",
         )
     ]
+
+
+def _judge_expression(
+    cpu: CpuAppraisal | None,
+    devices: Sequence[DeviceAppraisal],
+    policy: Policy,
+    status: Status,
+    *,
+    simulated: bool,
+) -> tuple[Finding, ...]:
+    settings = policy.to_mapping()
+    return policy_expression.judge(
+        policy.expression,
+        {
+            "cpu": dict(cpu.evidence_claims) if cpu is not None else {},
+            "devices": [device_claims(device) for device in devices],
+            "status": status.tier,
+            "simulated": simulated,
+            "policy": {
+                name: value
+                for name, value in settings.items()
+                if name != "expression" and isinstance(value, bool | int | str)
+            },
+        },
+    )
 
 
 def _finding(reason: str, message: str) -> Finding:
