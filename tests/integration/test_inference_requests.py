@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -17,7 +19,7 @@ from otr_numerics.engine import Engine
 from otr_numerics.generation import generate
 from otr_numerics.model_file import load_model
 from otr_protocol.output import Finish
-from otr_protocol.verify_answer import TimeBasis
+from otr_protocol.verify_answer import TimeBasis, verify_answer
 from otr_server.channel import open_channel
 from otr_server.status import field_of, reason_of
 from support.stack import MODEL, Stack, raw, running_stack
@@ -85,6 +87,7 @@ BAD = [
     ("many stop strings", set_field("stop", [str(n) for n in range(17)]), "stop_strings"),
     ("over-long text", set_field("text", "word " * 200_000), "text"),
     ("many recipients", set_field("recipients", [b"r" * 32] * 17), "recipients"),
+    ("value beyond bounds", set_field("declared_value", 2**63 - 1), "declared_value"),
     ("negative value", set_field("declared_value", -1), "declared_value"),
     ("recipient", set_field("recipients", [b"short"]), "recipients"),
     ("receipt wait", set_field("receipt_timeout_ms", -1), "receipt_timeout_ms"),
@@ -183,18 +186,59 @@ async def test_a_client_that_leaves_is_owed_a_statement_for_what_was_streamed(
             assert message.WhichOneof("response") == "chunk"
             break
         call.cancel()
+        async with asyncio.timeout(10):
+            while (await stub.GetServerInfo(pb.GetServerInfoRequest())).running:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         # The id stays taken until the partial answer is sealed; asking again waits for that.
         completed = None
         async for message in stub.Generate(ask.message()):
             completed = message.complete
     assert completed is not None
-    async with stack.client() as client:
-        verified = client.check(ask, completed.answer)
+    verified = verify_answer(completed.answer, stack.directory.roots(), time.time_ns() // 1_000_000)
+    ask.require_answered(verified, cancelled=True)
     assert verified.blob.finish is Finish.CANCELLED
     assert 0 < len(verified.blob.output_ids) < 480
     async with stack.stub("inference") as stub:
         info = await stub.GetServerInfo(pb.GetServerInfoRequest())
     assert (info.running, info.waiting) == (0, 0)
+
+
+async def test_an_answer_goes_on_while_somebody_still_waits_for_it(stack: Stack) -> None:
+    request = raw(max_tokens=200, ignore_eos=True).message()
+    async with stack.stub("inference") as broken, stack.stub("inference") as again:
+        first = broken.Generate(request)
+        await first.read()  # it is being answered
+        second = again.Generate(request)
+        waiting = asyncio.create_task(second.read())
+        await asyncio.sleep(0.1)  # the server knows the second call before the first one's end
+        first.cancel()
+        async with asyncio.timeout(30):
+            message = await waiting
+    assert message.complete.completion_tokens == 200
+    assert message.complete.finish_reason == pb.FINISH_REASON_LENGTH
+
+
+async def test_a_caller_is_served_when_the_first_one_left_before_the_answer_began(
+    stack: Stack,
+) -> None:
+    request = raw(max_tokens=4).message()
+    database = stack.directory.root / "data" / "inference" / "inference.sqlite"
+    lock = sqlite3.connect(database, isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")  # the disk is busy: nobody is admitted
+    async with stack.stub("inference") as broken, stack.stub("inference") as again:
+        first = broken.Generate(request)
+        leaving = asyncio.create_task(first.read())
+        await asyncio.sleep(0.2)
+        waiting = asyncio.create_task(again.Generate(request).read())
+        await asyncio.sleep(0.2)
+        first.cancel()
+        await asyncio.wait([leaving])
+        await asyncio.sleep(0.2)
+        lock.execute("ROLLBACK")
+        lock.close()
+        async with asyncio.timeout(10):
+            message = await waiting
+    assert message.complete.completion_tokens == 4
 
 
 async def test_abort_stops_a_running_answer(stack: Stack) -> None:

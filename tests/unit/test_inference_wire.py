@@ -10,7 +10,7 @@ from otr.inference.v1 import inference_pb2 as pb
 from otr_client.request import Ask
 from otr_inference.wire import Bounds, RequestInvalidError, asked, request_id
 
-BOUNDS = Bounds(prompt_tokens=100, prompt_bytes=1_500)
+BOUNDS = Bounds(prompt_tokens=100, prompt_bytes=1_500, declared_value=10**9)
 
 
 def message() -> pb.GenerateRequest:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from otr_inference.engine_worker import Ended, EngineWorker, Job
+from otr_inference.exposure import Reservation
 from otr_inference.ports import AnswerRow, StorageFullError, Store
 from otr_inference.sealing import Sealer
 from otr_inference.session import Session
@@ -30,6 +31,12 @@ class NothingProducedError(UnavailableError):
     """The request ended before its first token; there is nothing to sign."""
 
     reason = "NOTHING_PRODUCED"
+
+
+class ServerStoppingError(UnavailableError):
+    """The process ends before the answer does."""
+
+    reason = "SERVER_STOPPING"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,7 @@ class Answering:
     asked: Asked
     request: GenerationInput
     session: Session
+    reservation: Reservation
     start_ms: int
     worker: EngineWorker
     job: Job
@@ -86,14 +94,17 @@ class Answering:
         try:
             outcome = await self._follow_and_seal(sealer, now_ms)
         except BaseException as error:
+            self.reservation.give_back()
             # Resolved first: storage may fail too, and then the waiters must still hear of this.
+            # They were not cancelled, so they hear of a refusal.
+            refusal = ServerStoppingError("the server is stopping") if _stopped(error) else error
             if not self.outcome.done():
-                self.outcome.set_exception(error)
+                self.outcome.set_exception(refusal)
                 self.outcome.exception()  # retrieved: nobody may be left to do it
             self._steps.put_nowait(None)
             with contextlib.suppress(StorageFullError):  # the id may be taken again all the same
                 await store.release(self.client, self.asked.request_id)
-            if isinstance(error, asyncio.CancelledError):
+            if _stopped(error):
                 raise
         else:
             self.outcome.set_result(outcome)
@@ -132,6 +143,10 @@ class Answering:
         return Outcome(row, event.result, measured)
 
 
+def _stopped(error: BaseException) -> bool:
+    return isinstance(error, asyncio.CancelledError)
+
+
 def start_answering(
     worker: EngineWorker,
     *,
@@ -139,6 +154,7 @@ def start_answering(
     asked: Asked,
     request: GenerationInput,
     session: Session,
+    reservation: Reservation,
     start_ms: int,
     capacity: int,
     make: Callable[[Engine, Slot], Generation],
@@ -147,6 +163,8 @@ def start_answering(
     loop = asyncio.get_running_loop()
     job = Job(client=client, capacity=capacity, make=make, events=asyncio.Queue(), loop=loop)
     outcome: asyncio.Future[Outcome] = loop.create_future()
-    answering = Answering(client, asked, request, session, start_ms, worker, job, outcome)
+    answering = Answering(
+        client, asked, request, session, reservation, start_ms, worker, job, outcome
+    )
     worker.submit(job)
     return answering

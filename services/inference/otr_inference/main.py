@@ -13,6 +13,7 @@ import structlog
 from otr.inference.v1 import inference_pb2_grpc as rpc
 from otr_inference.delegations import DelegationDirectory, Delegations, OperatorKeyFile
 from otr_inference.engine_worker import EngineWorker
+from otr_inference.exposure import ExposureBudget
 from otr_inference.measurements import Measurements
 from otr_inference.outbox import Outbox
 from otr_inference.peer_attestation import GrpcVerifier
@@ -168,6 +169,7 @@ async def build(settings: Settings) -> Built:
         Sealer(operator_id, loaded.model_id, store),
         outbox,
         Measurements(registry, settings.model_name, worker),
+        ExposureBudget(settings.limits),
         operator_id=operator_id,
         log_origin=settings.log_origin,
         max_waiting=settings.limits.max_waiting,

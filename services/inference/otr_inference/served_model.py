@@ -32,7 +32,7 @@ class ServedModel:
         self._limits = limits
         prompt_tokens = min(limits.max_prompt_tokens, self.context - 1)
         longest = max(map(len, loaded.tokenizer.token_bytes.table))
-        self.bounds = Bounds(prompt_tokens, prompt_tokens * longest)
+        self.bounds = Bounds(prompt_tokens, prompt_tokens * longest, limits.max_declared_value)
 
     @property
     def model_id(self) -> bytes:

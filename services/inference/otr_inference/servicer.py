@@ -6,15 +6,18 @@ What later releases bring answers UNIMPLEMENTED, from the generated base class.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from importlib.metadata import version
+
+import structlog
 
 from otr.inference.v1 import inference_pb2 as pb
 from otr.inference.v1 import inference_pb2_grpc as rpc
 from otr_inference import wire
-from otr_inference.answering import Answering, Outcome, start_answering
+from otr_inference.answering import Answering, Outcome, ServerStoppingError, start_answering
 from otr_inference.engine_worker import EngineWorker
+from otr_inference.exposure import ExposureBudget, Reservation
 from otr_inference.measurements import Measurements
 from otr_inference.outbox import Outbox
 from otr_inference.ports import AnswerRow, RequestIdReusedError, Store
@@ -26,6 +29,8 @@ from otr_protocol.errors import MalformedError, Refusal, RejectedError
 from otr_protocol.output import Finish
 from otr_server.identity import peer
 from otr_server.status import Context
+
+log = structlog.get_logger(__name__)
 
 ENGINE_NAME = "exact-int8/numba"
 
@@ -42,12 +47,18 @@ class WaitTooLongError(MalformedError):
     reason = "WAIT_TOO_LONG"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class _Arrival:
-    """A request id that is being served: its bytes' fingerprint and the answer to come."""
+    """A request id that is being served: its bytes' fingerprint and the answer to come.
+
+    `callers` wait for it. While there is one, the answer goes on: a client whose connection broke
+    and who asks again under the same id gets the whole answer, whenever the first call's end is
+    noticed.
+    """
 
     fingerprint: bytes
     answer: asyncio.Future[Answering | AnswerRow]
+    callers: int = 0
 
 
 class InferenceServicer(rpc.InferenceServiceServicer):
@@ -62,6 +73,7 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         sealer: Sealer,
         outbox: Outbox,
         measurements: Measurements,
+        exposure: ExposureBudget,
         *,
         operator_id: bytes,
         log_origin: str,
@@ -79,6 +91,7 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         self._log_origin = log_origin
         self._max_waiting = max_waiting
         self._now_ms = now_ms
+        self._exposure = exposure
         self._arrivals: dict[tuple[str, bytes], _Arrival] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -95,18 +108,26 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         self._model.require_named(request.model)
         if asked.voucher:
             raise VouchersNotAcceptedError("vouchers are not accepted here", field="voucher")
-        found = await self._arrive(client, asked)
-        if isinstance(found, AnswerRow):
-            complete = await self._complete(found, asked, None)
-            yield pb.GenerateResponse(request_id=asked.request_id, complete=complete)
-            return
-        answering, first = found
-        if not first:  # the same request again while it is being answered
-            outcome = await asyncio.shield(answering.outcome)
-            complete = await self._complete(outcome.row, asked, None)
-            yield pb.GenerateResponse(request_id=asked.request_id, complete=complete)
-            return
-        produced = 0
+        arrival, first = self._arrive(client, asked)
+        arrival.callers += 1
+        try:
+            found = await asyncio.shield(arrival.answer)
+            if isinstance(found, AnswerRow):
+                complete = await self._complete(found, asked, None)
+                yield pb.GenerateResponse(request_id=asked.request_id, complete=complete)
+            elif first:
+                async for message in self._stream(found):
+                    yield message
+            else:  # the same request again while it is being answered
+                outcome = await asyncio.shield(found.outcome)
+                complete = await self._complete(outcome.row, asked, None)
+                yield pb.GenerateResponse(request_id=asked.request_id, complete=complete)
+        finally:
+            self._leave(arrival)
+
+    async def _stream(self, answering: Answering) -> AsyncIterator[pb.GenerateResponse]:
+        """What the call that began an answer sees of it."""
+        asked, produced = answering.asked, 0
         try:
             async for steps in answering.steps():
                 produced += len(steps)
@@ -123,9 +144,6 @@ class InferenceServicer(rpc.InferenceServiceServicer):
                 error = pb.GenerateError(reason=refusal.reason, message=refusal.message)
                 yield pb.GenerateResponse(request_id=asked.request_id, error=error)
             raise
-        finally:
-            # The client left or its deadline passed: stop within one step. No effect when done.
-            answering.cancel(Finish.CANCELLED)
         self._measurements.answered(outcome)
         complete = await self._complete(outcome.row, asked, outcome)
         yield pb.GenerateResponse(request_id=asked.request_id, complete=complete)
@@ -204,8 +222,8 @@ class InferenceServicer(rpc.InferenceServiceServicer):
             answer=answer_file(row, self._model.model_record), receipt_pending=row.receipt is None
         )
 
-    async def _arrive(self, client: str, asked: Asked) -> AnswerRow | tuple[Answering, bool]:
-        """The stored answer, or the running one and whether this call began it."""
+    def _arrive(self, client: str, asked: Asked) -> tuple[_Arrival, bool]:
+        """The arrival of this request id, and whether this call is its first."""
         key = (client, asked.request_id)
         arrival = self._arrivals.get(key)
         if arrival is not None:
@@ -213,51 +231,81 @@ class InferenceServicer(rpc.InferenceServiceServicer):
                 raise RequestIdReusedError(
                     "this request id is being used for a different request", field="request_id"
                 )
-            found = await asyncio.shield(arrival.answer)
-            return found if isinstance(found, AnswerRow) else (found, False)
-        answer: asyncio.Future[Answering | AnswerRow] = asyncio.get_running_loop().create_future()
-        self._arrivals[key] = _Arrival(asked.fingerprint, answer)
+            return arrival, False
+        arrival = _Arrival(asked.fingerprint, asyncio.get_running_loop().create_future())
+        self._arrivals[key] = arrival
+        self._spawn(self._serve(key, arrival, asked))
+        return arrival, True
+
+    def _leave(self, arrival: _Arrival) -> None:
+        """One caller less. An answer that nobody waits for any more stops within one step."""
+        arrival.callers -= 1
+        if arrival.callers or not arrival.answer.done() or arrival.answer.exception() is not None:
+            return
+        answer = arrival.answer.result()
+        if isinstance(answer, Answering):
+            answer.cancel(Finish.CANCELLED)
+
+    async def _serve(self, key: tuple[str, bytes], arrival: _Arrival, asked: Asked) -> None:
+        """Answer a request in a task of its own: it is nobody's who may leave."""
+        client, _ = key
         try:
             stored = await self._store.admit(client, asked.request_id, asked.fingerprint)
             if stored is not None:
-                del self._arrivals[key]
-                answer.set_result(stored)
-                return stored
-            begun = await self._begin(client, asked)
+                arrival.answer.set_result(stored)
+                return
+            answering = await self._begin(client, asked)
+            arrival.answer.set_result(answering)
+            if not arrival.callers:
+                answering.cancel(Finish.CANCELLED)
+            await answering.run(self._sealer, self._store, self._now_ms)
         except BaseException as error:
-            self._arrivals.pop(key, None)
-            answer.set_exception(error)
-            answer.exception()  # retrieved: nobody else may have asked
-            raise
-        answer.set_result(begun)
-        return begun, True
+            stopped = isinstance(error, asyncio.CancelledError)
+            if not arrival.answer.done():
+                arrival.answer.set_exception(
+                    ServerStoppingError("the server is stopping") if stopped else error
+                )
+                arrival.answer.exception()  # retrieved: everybody may have left
+            elif not stopped:
+                log.error("answering_failed", exc_info=error)
+            if stopped:
+                raise
+        finally:
+            del self._arrivals[key]
+            self._outbox.notify()
 
     async def _begin(self, client: str, asked: Asked) -> Answering:
+        reservation: Reservation | None = None
         try:
             request = await asyncio.to_thread(self._model.request, asked)
-            answering = start_answering(
+            session, now_ms = self._sessions.current(), self._now_ms()
+            reservation = self._exposure.reserve(
+                session.row.session_key,
+                client,
+                request.declared_value,
+                retry_after_ms=max(0, session.result.expires_at * 1000 - now_ms),
+            )
+            return start_answering(
                 self._worker,
                 client=client,
                 asked=asked,
                 request=request,
-                session=self._sessions.current(),
-                start_ms=self._now_ms(),
+                session=session,
+                reservation=reservation,
+                start_ms=now_ms,
                 capacity=self._model.capacity(request),
                 make=self._model.generation(request, asked.salt),
             )
         except BaseException:
+            if reservation is not None:
+                reservation.give_back()
             await self._store.release(client, asked.request_id)
             raise
-        task = asyncio.create_task(answering.run(self._sealer, self._store, self._now_ms))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
-
-        def ended(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            self._arrivals.pop((client, asked.request_id), None)
-            self._outbox.notify()
-
-        task.add_done_callback(ended)
-        return answering
+        task.add_done_callback(self._tasks.discard)
 
     async def _with_receipt(self, row: AnswerRow, wait_ms: int) -> AnswerRow:
         if row.receipt is not None or not wait_ms:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from otr_protocol.fields import MAX_INT64
 from otr_server.process import Listen
 from otr_server.tls import ServerTls
 
@@ -22,6 +23,20 @@ class Limits:
     max_prompt_tokens: int = 4096
     max_output_tokens: int = 2048
     max_request_bytes: int = 1 << 20
+    max_declared_value: int = 1_000_000_000
+    """Micro-units that one request may declare as its value: the operator's risk by one answer."""
+    max_client_exposure: int = 10_000_000_000
+    """Micro-units that one session signs for to one client."""
+    max_session_exposure: int = 100_000_000_000
+    """Micro-units that one session signs for in total; more is refused until the next session."""
+
+    def __post_init__(self) -> None:
+        bounds = (self.max_declared_value, self.max_client_exposure, self.max_session_exposure)
+        # The sum is signed as an int64: with this order it cannot leave it.
+        if not 0 <= bounds[0] <= bounds[1] <= bounds[2] <= MAX_INT64:
+            raise ValueError(
+                "0 <= max_declared_value <= max_client_exposure <= max_session_exposure < 2^63"
+            )
 
 
 @dataclass(frozen=True, slots=True)

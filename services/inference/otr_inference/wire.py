@@ -71,6 +71,7 @@ class Bounds:
 
     prompt_tokens: int
     prompt_bytes: int
+    declared_value: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +124,8 @@ def asked(request: pb.GenerateRequest, bounds: Bounds) -> Asked:
     _count(len(request.stop_token_ids), MAX_STOP_TOKEN_IDS, "stop_token_ids")
     _count(len(request.stop), MAX_STOP_STRINGS, "stop_strings")
     _count(len(request.recipients), MAX_RECIPIENTS, "recipients")
-    if request.declared_value < 0:
-        raise RequestInvalidError("declared_value is not negative", field="declared_value")
+    if not 0 <= request.declared_value <= bounds.declared_value:
+        raise RequestInvalidError(f"0 to {bounds.declared_value}", field="declared_value")
     for recipient in request.recipients:
         _length(recipient, 32, 32, "recipients")
     _length(request.voucher, 0, MAX_VOUCHER_BYTES, "voucher")
