@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from otr_protocol.errors import RejectedError
 from otr_protocol.identity import Delegation, open_delegation, sign_delegation
+from otr_server.settings import read_secret
 
 POLL_SECONDS = 1.0
 
@@ -37,7 +38,9 @@ class OperatorKeyFile:
     """Development: sign at once with a key on this machine."""
 
     def __init__(self, path: Path, log_origin: str) -> None:
-        self._key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text().strip()))
+        """Raises SecretFileError for a file that everybody may read."""
+        seed = bytes.fromhex(read_secret(path).decode().strip())
+        self._key = Ed25519PrivateKey.from_private_bytes(seed)
         self._log_origin = log_origin
 
     async def delegate(self, session_key: bytes, not_after_ms: int) -> bytes:

@@ -10,7 +10,9 @@ mode with synchronous=FULL.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +34,8 @@ _T = TypeVar("_T")
 
 RETRY_FULL_SECONDS = 30.0
 """After the disk was full, how long to refuse what is new before trying again."""
+
+PRIVATE = 0o600
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS session (
@@ -153,7 +157,8 @@ class AnswerStore:
         return await asyncio.shield(loop.run_in_executor(self._writer, work))
 
     def _open(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(self._path)
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
@@ -363,6 +368,17 @@ class AnswerStore:
                     )
 
         self._in_transaction(body)
+
+
+def _make_private(path: Path) -> None:
+    """Let nobody but this user read the database: it holds content keys and the clients' salts.
+
+    The file is made before SQLite opens it, since SQLite gives its journals the mode of the file.
+    """
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, PRIVATE))
+    for each in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
+        with contextlib.suppress(FileNotFoundError):
+            each.chmod(PRIVATE)
 
 
 def _storage_full() -> StorageFullError:
