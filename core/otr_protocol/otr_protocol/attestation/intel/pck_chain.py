@@ -68,7 +68,7 @@ class IntelCertificate:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What the PCK certificate says about the machine, not verified by itself.
+    """What the PCK certificate says about the machine.
 
     `fmspc` (6 bytes) names the family whose TCB levels apply, `cpu_svn` (16 bytes) and `pce_svn`
     the versions the key was derived for, `traits` how the machine is built: sorted names out of
@@ -90,8 +90,15 @@ class PckChain:
     leaf: IntelCertificate
     authority: IntelCertificate
     root: IntelCertificate
-    platform: Platform
     pem: bytes
+
+    @property
+    def platform(self) -> Platform:
+        """What the PCK certificate says of its machine; ask after `require_signed`.
+
+        Raises CertificateMalformedError.
+        """
+        return _platform(self.leaf.der)
 
     @property
     def validity(self) -> Validity:
@@ -121,7 +128,7 @@ def parse(pem: bytes) -> PckChain:
     if len(certificates) != CHAIN_LENGTH:
         raise CertificateMalformedError(f"a quote carries {CHAIN_LENGTH} certificates")
     leaf, authority, root = (parse_certificate(der) for der in certificates)
-    return PckChain(leaf, authority, root, _platform(pem_of(leaf.der)), pem)
+    return PckChain(leaf, authority, root, pem)
 
 
 def pem_of(der: bytes) -> bytes:
@@ -188,9 +195,10 @@ def parse_certificate(der: bytes) -> IntelCertificate:
     )
 
 
-def _platform(leaf_pem: bytes) -> Platform:
+@lru_cache(maxsize=256)
+def _platform(leaf: bytes) -> Platform:
     try:
-        extension = dcap_qvl.parse_pck_extension_from_pem(leaf_pem)
+        extension = dcap_qvl.parse_pck_extension_from_pem(pem_of(leaf))
         return Platform(
             fmspc=bytes(extension.fmspc),
             cpu_svn=bytes(extension.cpu_svn),

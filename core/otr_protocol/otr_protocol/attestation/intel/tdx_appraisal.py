@@ -37,8 +37,12 @@ UP_TO_DATE: Final = "UpToDate"
 
 # Bits of TDATTRIBUTES (Intel TDX module base architecture, table "ATTRIBUTES").
 _DEBUG: Final = 1 << 0
+_LASS: Final = 1 << 27
 _SEPT_VE_DISABLE: Final = 1 << 28
-_HARMLESS: Final = _SEPT_VE_DISABLE | 1 << 30 | 1 << 31 | 1 << 63  # and PKS, KL, PERFMON
+_PKS: Final = 1 << 30
+_KEY_LOCKER: Final = 1 << 31
+_PERFMON: Final = 1 << 63
+_HARMLESS: Final = _LASS | _SEPT_VE_DISABLE | _PKS | _KEY_LOCKER | _PERFMON
 
 _TEES: Final = {INTEL_TDX: TDX, INTEL_SGX: SGX}
 

@@ -23,13 +23,13 @@ from functools import lru_cache
 from typing import Any, Final
 
 import dcap_qvl
-from cryptography import x509
 
 from otr_protocol import dcbor
-from otr_protocol.attestation.certificates import PARSE_ERRORS, Validity
+from otr_protocol.attestation.certificates import Validity
 from otr_protocol.attestation.collateral import MAX_INTEL_RECORD_BYTES, CollateralBundle
-from otr_protocol.attestation.intel import ecdsa, pck_chain
+from otr_protocol.attestation.intel import ecdsa, pck_chain, revocation_list
 from otr_protocol.attestation.intel.pck_chain import IntelCertificate, PckChain
+from otr_protocol.attestation.intel.revocation_list import RevocationList
 from otr_protocol.attestation.intel.tdx_quote import SGX, TDX, Quote
 from otr_protocol.attestation.strict_json import Json, parse_object
 from otr_protocol.errors import MalformedError, Refusal, RejectedError, UnknownError
@@ -142,8 +142,8 @@ class ReadCollateral:
     validity: Validity
     tcb_info: Mapping[str, Json]
     qe_identity: Mapping[str, Json]
-    pck_crl: x509.CertificateRevocationList
-    root_crl: x509.CertificateRevocationList
+    pck_crl: RevocationList
+    root_crl: RevocationList
     native: dcap_qvl.QuoteCollateralV3
 
     def require_current(self, now_s: int) -> None:
@@ -164,7 +164,7 @@ class ReadCollateral:
     def require_not_revoked(self, chain: PckChain) -> None:
         """Refuse with IntelCertificateRevokedError a quote's chain that is on one of the lists."""
         for crl, certificate in ((self.pck_crl, chain.leaf), (self.root_crl, chain.authority)):
-            if crl.get_revoked_certificate_by_serial_number(certificate.serial) is not None:
+            if certificate.serial in crl.revoked:
                 raise IntelCertificateRevokedError("a certificate of the quote has been revoked")
 
 
@@ -209,13 +209,14 @@ def from_json(text: bytes) -> TdxCollateral:
 def read(record: bytes) -> ReadCollateral:
     """Read a record and what its parts say of themselves.
 
-    Raises IntelCollateralMalformedError, CertificateMalformedError, JsonMalformedError or one of
-    the refusals of `dcbor` and `fields`.
+    Raises IntelCollateralMalformedError, IntelCrlMalformedError, CertificateMalformedError,
+    JsonMalformedError or one of the refusals of `dcbor` and `fields`.
     """
     parts = decode(record)
     tcb_info = parse_object(parts.tcb_info, max_bytes=MAX_DOCUMENT_BYTES)
     qe_identity = parse_object(parts.qe_identity, max_bytes=MAX_DOCUMENT_BYTES)
-    root_crl, pck_crl = _crl(parts.root_ca_crl), _crl(parts.pck_crl)
+    root_crl = revocation_list.parse(parts.root_ca_crl)
+    pck_crl = revocation_list.parse(parts.pck_crl)
     try:
         fmspc = bytes.fromhex(_text(tcb_info, "fmspc"))
         pce_id = bytes.fromhex(_text(tcb_info, "pceId"))
@@ -233,7 +234,7 @@ def read(record: bytes) -> ReadCollateral:
         raise IntelCollateralMalformedError("TCB info does not say what it is for")
     validity = _document(tcb_info).intersect(_document(qe_identity))
     for crl in (root_crl, pck_crl):
-        validity = validity.intersect(_period(crl))
+        validity = validity.intersect(crl.validity)
     for certificate in _certificates(parts):
         validity = validity.intersect(certificate.validity)
     return ReadCollateral(
@@ -241,7 +242,7 @@ def read(record: bytes) -> ReadCollateral:
         tee=tee,
         fmspc=fmspc,
         pce_id=pce_id,
-        pck_issuer=pck_crl.issuer.public_bytes(),
+        pck_issuer=pck_crl.issuer,
         evaluation_number=number,
         validity=validity,
         tcb_info=tcb_info,
@@ -292,11 +293,8 @@ def _require_signed(collateral: ReadCollateral, pinned_root: bytes) -> None:
     # Cached because one record serves every machine of its family; a refusal is not cached.
     parts = collateral.parts
     authority, root = _issuers(parts.pck_crl_issuer_chain, pinned_root)
-    if authority.subject != collateral.pck_issuer or not authority.is_ca:
-        raise IntelCollateralRejectedError("the PCK CRL is not by the CA that comes with it")
     for crl, issuer in ((collateral.root_crl, root), (collateral.pck_crl, authority)):
-        if crl.issuer.public_bytes() != issuer.subject or not crl.is_signature_valid(issuer.key):
-            raise IntelCollateralRejectedError("a revocation list is not signed by its issuer")
+        crl.require_issued_by(issuer, IntelCollateralRejectedError)
     for chain, document, signature in (
         (parts.tcb_info_issuer_chain, parts.tcb_info, parts.tcb_info_signature),
         (parts.qe_identity_issuer_chain, parts.qe_identity, parts.qe_identity_signature),
@@ -304,7 +302,7 @@ def _require_signed(collateral: ReadCollateral, pinned_root: bytes) -> None:
         signer, _ = _issuers(chain, pinned_root)
         if signer.is_ca:
             raise IntelCollateralRejectedError("a document is signed by a CA")
-        if collateral.root_crl.get_revoked_certificate_by_serial_number(signer.serial):
+        if signer.serial in collateral.root_crl.revoked:
             raise IntelCollateralRejectedError("the signer of a document has been revoked")
         ecdsa.require_raw(signer.key, signature, document, IntelCollateralRejectedError)
 
@@ -334,22 +332,6 @@ def _certificates(parts: TdxCollateral) -> Iterator[IntelCertificate]:
     for name in PARTS:
         if name.endswith("_chain"):
             yield from read_chain(getattr(parts, name))
-
-
-def _crl(der: bytes) -> x509.CertificateRevocationList:
-    try:
-        crl = x509.load_der_x509_crl(der)
-        _ = crl.issuer, crl.next_update_utc, crl.last_update_utc
-    except PARSE_ERRORS as error:
-        raise IntelCollateralMalformedError("a revocation list cannot be read") from error
-    return crl
-
-
-def _period(crl: x509.CertificateRevocationList) -> Validity:
-    if crl.next_update_utc is None:
-        raise IntelCollateralMalformedError("a revocation list says not when it is renewed")
-    # Of no use from the moment on at which it was to be renewed.
-    return Validity(int(crl.last_update_utc.timestamp()), int(crl.next_update_utc.timestamp()) - 1)
 
 
 def _document(document: Mapping[str, Json]) -> Validity:

@@ -160,6 +160,11 @@ class TdReport:
         return self.body[520:584]
 
     @property
+    def current_tcb_svn(self) -> bytes:
+        """What `tee_tcb_svn` was when the quote was made (TDX 1.5; 16 bytes), empty in TDX 1.0."""
+        return self.body[584:600]
+
+    @property
     def service_td(self) -> bytes:
         """Measurement of a TD that may act on this one (TDX 1.5; 48 bytes), zero of none."""
         return self.body[600:648] or bytes(_REGISTER_BYTES)

@@ -92,7 +92,9 @@ def platform_level(
             platform.cpu_svn, tcb["sgxtcbcomponents"]
         )
         if isinstance(report, TdReport):
-            reached = reached and _reaches(report.tee_tcb_svn, tcb["tdxtcbcomponents"])
+            # What the guest was started under, and what the machine runs now.
+            for versions in filter(None, (report.tee_tcb_svn, report.current_tcb_svn)):
+                reached = reached and _reaches(versions, tcb["tdxtcbcomponents"])
         if reached:
             return dict(level)
     return None
