@@ -197,11 +197,12 @@ def names(response: OcspResponse, certificate: Certificate, issuer: Certificate)
     return response.serial == certificate.serial and (
         response.issuer_name_hash,
         response.issuer_key_hash,
-    ) == _issuer_hashes(issuer.der, response.hash_name)
+    ) == issuer_hashes(issuer.der, response.hash_name)
 
 
 @lru_cache(maxsize=256)
-def _issuer_hashes(issuer_der: bytes, hash_name: str) -> tuple[bytes, bytes]:
+def issuer_hashes(issuer_der: bytes, hash_name: str) -> tuple[bytes, bytes]:
+    """The two hashes by which a CertID names an issuer (DER): of its name, and of its key."""
     issuer = certificates.parse(issuer_der)
     name = issuer.parsed.subject.public_bytes()
     # The key hash covers the bits of the key alone, without algorithm and length (RFC 6960 4.1.1).
@@ -260,7 +261,7 @@ def _require_delegated(
 
 def _require_responder_id(response: OcspResponse, signer: Certificate) -> None:
     if response.responder_key_hash is not None:
-        _, key_hash = _issuer_hashes(signer.der, "sha1")
+        _, key_hash = issuer_hashes(signer.der, "sha1")
         matches = response.responder_key_hash == key_hash
     else:
         matches = response.responder_name == signer.parsed.subject.public_bytes()
