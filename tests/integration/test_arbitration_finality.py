@@ -70,11 +70,14 @@ class Arbiter:
         """The changes of one statement up to the state `until`."""
         seen: list[pb.Finality] = []
         watch = self.stub.WatchFinality(pb.WatchFinalityRequest(payload_hash=payload_hash))
-        async with asyncio.timeout(30):
-            async for message in watch:
-                seen += message.changes
-                if until in [change.state for change in seen]:
-                    return seen
+        try:
+            async with asyncio.timeout(30):
+                async for message in watch:
+                    seen += message.changes
+                    if until in [change.state for change in seen]:
+                        return seen
+        finally:
+            watch.cancel()
         raise AssertionError("the stream ended")
 
 
@@ -384,6 +387,51 @@ async def test_the_arbiter_serves_only_while_it_follows_the_log(tmp_path: Path) 
         await until_health(judge.process, HealthCheckResponse.NOT_SERVING)
         async with log_service(tmp_path, listen=Listen(port=log.process.bound.port)):
             await until_health(judge.process, HealthCheckResponse.SERVING)
+
+
+async def test_a_drain_ends_those_who_wait_at_once(tmp_path: Path) -> None:
+    async with log_service(tmp_path) as log, arbiter(tmp_path, log, drain_seconds=60) as judge:
+        await judge.states(await log_statement(log), until=RECEIVED)
+        watch = judge.stub.WatchFinality(pb.WatchFinalityRequest())
+        await watch.read()
+        unknown = pb.GetFinalityRequest(payload_hash=b"p" * 32, wait_ms=50_000)
+        found = asyncio.ensure_future(judge.stub.GetFinality(unknown, timeout=60))
+        await asyncio.sleep(0.2)  # until both wait
+        async with asyncio.timeout(10):
+            await judge.process.drain()
+            assert await watch.read() is grpc.aio.EOF
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await found
+        assert reason_of(caught.value) == "STATEMENT_UNKNOWN"
+
+
+async def test_one_caller_cannot_take_every_watchers_place(tmp_path: Path) -> None:
+    async with log_service(tmp_path) as log, arbiter(tmp_path, log, max_watchers=8) as judge:
+        await log_statement(log)
+        taken = [judge.stub.WatchFinality(pb.WatchFinalityRequest()) for _ in range(2)]
+        for watch in taken:
+            await watch.read()
+        unknown = pb.GetFinalityRequest(payload_hash=b"p" * 32, wait_ms=100)
+        for refused in (
+            judge.stub.WatchFinality(pb.WatchFinalityRequest()).read(),
+            judge.stub.GetFinality(unknown),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await refused
+            assert reason_of(caught.value) == "TOO_MANY_WATCHERS"
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        tls = pki_in(tmp_path).client_tls("client")
+        async with open_channel(judge.process.bound.target, tls, "arbitration") as channel:
+            other = rpc.ArbitrationServiceStub(channel).WatchFinality(pb.WatchFinalityRequest())
+            assert (await other.read()).changes
+
+
+async def test_a_filter_that_matches_nothing_still_moves_a_durable_cursor(tmp_path: Path) -> None:
+    async with log_service(tmp_path) as log, arbiter(tmp_path, log) as judge:
+        await log_statement(log)
+        watch = judge.stub.WatchFinality(pb.WatchFinalityRequest(operator_id=b"o" * 32))
+        message = await asyncio.wait_for(watch.read(), 10)
+        assert (list(message.changes), message.next_event) == ([], 2)
 
 
 async def test_an_unknown_statement_is_waited_for_and_then_not_found(tmp_path: Path) -> None:

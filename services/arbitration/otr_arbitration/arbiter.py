@@ -60,13 +60,18 @@ class Arbiter:
         self._accept_simulated = accept_simulated
         self._now_ms = now_ms
         self._tokens: dict[bytes, AttestationResult | Refusal] = {}
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self.next_index = 0
 
     @property
-    def changed(self) -> asyncio.Condition:
-        """Notified after every change, for those who watch."""
+    def changed(self) -> asyncio.Event:
+        """Set at the next change. Ask before looking at the store, so that no change is missed."""
         return self._changed
+
+    def wake(self) -> None:
+        """Let everybody who watches look again."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     async def apply(self, batch: Sequence[Numbered], cursor: Frontier) -> None:
         """Record a verified batch of log entries and the cursor after it."""
@@ -100,7 +105,7 @@ class Arbiter:
         await self._store.apply(delegations, statements, cursor)
         self.next_index = cursor.tree_size
         if statements or delegations:
-            await self._notify()
+            self.wake()
 
     async def judging(self) -> None:
         """Judge for ever."""
@@ -181,12 +186,8 @@ class Arbiter:
     async def _store_moves(self, standings: Sequence[Standing]) -> int:
         if standings:
             await self._store.move(standings)
-            await self._notify()
+            self.wake()
         return len(standings)
-
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
 
 
 def _put_off(row: Row, now_ms: int, error: BlobUnreadableError) -> Deferred:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 
@@ -56,6 +57,12 @@ async def start(settings: Settings) -> Process:
         latest = await store.cursor()
         await follow(peer, vkey, latest, arbiter.apply, process.set_serving)
 
+    draining = asyncio.Event()
+
+    async def end_watches() -> None:
+        await draining.wait()
+        arbiter.wake()
+
     process = Process(
         NAME,
         settings.listen,
@@ -63,15 +70,18 @@ async def start(settings: Settings) -> Process:
         [
             Servicer(
                 rpc.add_ArbitrationServiceServicer_to_server,
-                ArbitrationServicer(store, arbiter, vkey.name),
+                ArbitrationServicer(
+                    store, arbiter, vkey.name, draining, max_watchers=settings.max_watchers
+                ),
                 SERVICE,
             )
         ],
         {f"/{SERVICE}/{method}": ANY_ROLE for method in (*READS, *UNBUILT)},
-        [follow_the_log, arbiter.judging, arbiter.finalising],
+        [follow_the_log, arbiter.judging, arbiter.finalising, end_watches],
         reflection=settings.reflection,
         drain_seconds=settings.drain_seconds,
         closing=[store.close, channel.close],
+        draining=draining,
     )
     await process.start()
     return process

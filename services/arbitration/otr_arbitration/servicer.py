@@ -16,13 +16,14 @@ from otr.arbitration.v1 import arbitration_pb2_grpc as rpc
 from otr_arbitration import wire
 from otr_arbitration.arbiter import Arbiter
 from otr_arbitration.ports import Row, Store
-from otr_protocol.errors import MalformedError
+from otr_protocol.errors import ExhaustedError, MalformedError
+from otr_server.identity import peer
+from otr_server.shares import Shares, share_of
 from otr_server.status import Context
 
 MAX_WAIT_MS = 60_000
 EVENT_BATCH = 256
-RECHECK_SECONDS = 0.5
-"""A change between the look-up and the wait is seen at the latest after this."""
+RETRY_MS = 1000
 
 
 class FinalityRequestError(MalformedError):
@@ -31,40 +32,71 @@ class FinalityRequestError(MalformedError):
     reason = "FINALITY_REQUEST"
 
 
-class ArbitrationServicer(rpc.ArbitrationServiceServicer):
-    """Reads the store; the arbiter writes it."""
+class TooManyWatchersError(ExhaustedError):
+    """As many calls as may are waiting for statements to move."""
 
-    def __init__(self, store: Store, arbiter: Arbiter, log_origin: str) -> None:
+    reason = "TOO_MANY_WATCHERS"
+
+
+class ArbitrationServicer(rpc.ArbitrationServiceServicer):
+    """Reads the store; the arbiter writes it.
+
+    At most `max_watchers` calls wait for changes. All of them end when `draining` is set and the
+    arbiter wakes them.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        arbiter: Arbiter,
+        log_origin: str,
+        draining: asyncio.Event,
+        *,
+        max_watchers: int,
+    ) -> None:
         self._store = store
         self._arbiter = arbiter
         self._log_origin = log_origin
+        self._draining = draining
+        self._watchers = Shares(
+            max_watchers,
+            share_of(max_watchers),
+            TooManyWatchersError,
+            "calls that wait for changes",
+            retry_ms=RETRY_MS,
+        )
 
     async def GetFinality(
         self, request: pb.GetFinalityRequest, context: Context
     ) -> pb.GetFinalityResponse:
         if not 0 <= request.wait_ms <= MAX_WAIT_MS:
             raise FinalityRequestError(f"0 to {MAX_WAIT_MS} milliseconds", field="wait_ms")
-        deadline = time.monotonic() + request.wait_ms / 1000
-        while (row := await self._find(request)) is None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise wire.StatementUnknownError("no such statement in the log yet")
-            await self._wait_for_change(min(left, RECHECK_SECONDS))
+        if request.wait_ms:
+            with self._watchers.taken(peer(context).uri):
+                row = await self._find_within(request, request.wait_ms / 1000)
+        else:
+            row = await self._find(request)
+        if row is None:
+            raise wire.StatementUnknownError("no such statement in the log yet")
         return pb.GetFinalityResponse(finality=wire.finality(row))
 
     async def WatchFinality(
         self, request: pb.WatchFinalityRequest, context: Context
     ) -> AsyncIterator[pb.WatchFinalityResponse]:
         next_event = max(1, request.from_event)
-        while True:
-            rows = await self._store.events(next_event, EVENT_BATCH)
-            if not rows:
-                await self._wait_for_change(RECHECK_SECONDS)
-                continue
-            next_event = rows[-1].event_index + 1
-            changes = [wire.finality(row) for row in rows if _wanted(row, request)]
-            if changes:
-                yield pb.WatchFinalityResponse(changes=changes, next_event=next_event)
+        with self._watchers.taken(peer(context).uri):
+            while not self._draining.is_set():
+                changed = self._arbiter.changed
+                rows = await self._store.events(next_event, EVENT_BATCH)
+                if not rows:
+                    await changed.wait()
+                    continue
+                next_event = rows[-1].event_index + 1
+                # Without a change that is wanted too: a durable cursor must not fall behind.
+                yield pb.WatchFinalityResponse(
+                    changes=[wire.finality(row) for row in rows if _wanted(row, request)],
+                    next_event=next_event,
+                )
 
     async def GetServiceInfo(
         self, request: pb.GetServiceInfoRequest, context: Context
@@ -84,11 +116,16 @@ class ArbitrationServicer(rpc.ArbitrationServiceServicer):
             return await self._store.find(leaf_index=request.leaf_index)
         raise FinalityRequestError("name a statement", field="statement")
 
-    async def _wait_for_change(self, seconds: float) -> None:
-        changed = self._arbiter.changed
+    async def _find_within(self, request: pb.GetFinalityRequest, seconds: float) -> Row | None:
+        """The row once it is there; None when the time is up, or the process stops."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds), changed:
-                await changed.wait()
+            async with asyncio.timeout(seconds):
+                while not self._draining.is_set():
+                    changed = self._arbiter.changed
+                    if (row := await self._find(request)) is not None:
+                        return row
+                    await changed.wait()
+        return await self._find(request)
 
 
 def _wanted(row: Row, request: pb.WatchFinalityRequest) -> bool:

@@ -26,6 +26,12 @@ class Settings:
     """Development only: count evidence of the development TEE."""
     tls: ServerTls | None = None
     """This service's certificate, also for calling peers; without it, loopback in plaintext."""
+    max_watchers: int = 512
+    """Calls that wait for statements to move; one identity may make a quarter of them."""
     drain_seconds: int = 10
     log_level: str = "info"
     reflection: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_watchers < 1:
+            raise ValueError("max_watchers is at least 1")
