@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from otr_devtee.issuing import name
 from otr_protocol.attestation.amd.amd_certificate import SALT_BYTES
-from otr_protocol.attestation.amd.snp_product import product_line
+from otr_protocol.attestation.amd.snp_product import MILAN, ProductLine
 from otr_protocol.attestation.amd.snp_report import TcbVersion
 
 RSA_BITS: Final = 4096
@@ -76,17 +76,21 @@ def issue_vcek(
     chip_id: bytes,
     not_before: datetime,
     not_after: datetime,
-    product: str = "Milan-B0",
+    line: ProductLine = MILAN,
+    product: str = "",
 ) -> bytes:
-    """The DER of a chip's certificate; `chip_id` has 64 bytes, of which Turin uses 8."""
+    """The DER of a chip's certificate; `chip_id` has 64 bytes, of which Turin uses 8.
+
+    `product` is the name it is certified under, by default that of the line with a stepping.
+    """
     return _issue(
         ask,
         key,
         "SEV-VCEK (SIMULATED)",
         {
-            **_endorsed(product, tcb),
+            **_endorsed(product or f"{line.name}-B0", line, tcb),
             # The chip id is the one value that AMD puts in without a DER type of its own.
-            "4": chip_id[: product_line(product).chip_id_bytes],
+            "4": chip_id[: line.chip_id_bytes],
         },
         not_before=not_before,
         not_after=not_after,
@@ -101,20 +105,21 @@ def issue_vlek(
     provider: str,
     not_before: datetime,
     not_after: datetime,
-    product: str = "Milan",
+    line: ProductLine = MILAN,
+    product: str = "",
 ) -> bytes:
-    """The DER of the certificate of a cloud provider's key."""
+    """The DER of the certificate of a cloud provider's key; `product` as in `issue_vcek`."""
     return _issue(
         asvk,
         key,
         "SEV-VLEK (SIMULATED)",
-        {**_endorsed(product, tcb), "5": core.IA5String(provider).dump()},
+        {**_endorsed(product or line.name, line, tcb), "5": core.IA5String(provider).dump()},
         not_before=not_before,
         not_after=not_after,
     )
 
 
-def _endorsed(product: str, tcb: TcbVersion) -> dict[str, bytes]:
+def _endorsed(product: str, line: ProductLine, tcb: TcbVersion) -> dict[str, bytes]:
     """What the certificates of both kinds of key say, by the last part of the identifier."""
     numbers = {
         "1": 0,
@@ -124,7 +129,7 @@ def _endorsed(product: str, tcb: TcbVersion) -> dict[str, bytes]:
         "3.3": tcb.snp,
         "3.8": tcb.microcode,
     }
-    if product_line(product).has_fmc:
+    if line.has_fmc:
         numbers["3.9"] = tcb.fmc
     values = {suffix: core.Integer(number).dump() for suffix, number in numbers.items()}
     return {**values, "2": core.IA5String(product).dump()}
