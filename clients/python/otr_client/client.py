@@ -1,5 +1,7 @@
 """The SDK's client: stream an answer, check it against pinned roots before calling it an answer.
 
+Nothing is asked before the channel is known to end inside the TEE (`attested_channel`).
+
 async with Client("127.0.0.1:50051", tls, roots) as client:
     async for event in client.generate(Ask("What is the capital of France?")):
         if isinstance(event, Chunk):
@@ -10,6 +12,7 @@ async with Client("127.0.0.1:50051", tls, roots) as client:
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -20,7 +23,10 @@ import grpc
 
 from otr.inference.v1 import inference_pb2 as pb
 from otr.inference.v1 import inference_pb2_grpc as rpc
+from otr_client.attested_channel import ROLE, AttestedChannel, open_attested_channel
 from otr_client.request import Ask
+from otr_protocol.attestation.ear import AttestationResult
+from otr_protocol.attested_peer import TlsKeyNotAttestedError
 from otr_protocol.errors import RejectedError
 from otr_protocol.trust import TrustRoots
 from otr_protocol.verify_answer import VerifiedAnswer, verify_answer
@@ -28,6 +34,8 @@ from otr_server.channel import open_channel
 from otr_server.tls import ClientTls
 
 MAX_WAIT_MS = 60_000
+LEAVING_SECONDS = 600.0
+"""How long a call may go on over a connection that new calls no longer use."""
 
 
 class GenerationFailedError(RejectedError):
@@ -54,9 +62,9 @@ class Chunk:
 class Completed:
     """A signed answer, verified here.
 
-    `answer` is the `.otr` file. `ttft_ms` is from the call to the first chunk, `provisional_ms`
-    from the last chunk to the verified statement: what verifiability added to the model's own
-    time.
+    `answer` is the `.otr` file. `ttft_ms` is from sending the request to the first chunk,
+    `provisional_ms` from the last chunk to the verified statement: what verifiability added to the
+    model's own time.
     """
 
     answer: bytes
@@ -70,12 +78,27 @@ class Completed:
 
 
 class Client:
-    """A connection to one inference service."""
+    """A connection to one inference service.
 
-    def __init__(self, target: str, tls: ClientTls | None, roots: TrustRoots) -> None:
-        self._channel = open_channel(target, tls, "inference")
-        self._stub = rpc.InferenceServiceStub(self._channel)
+    `require_attested_channel` False trusts the certificate authority alone: whoever it has given a
+    certificate of the service's name, or the service's key, may read the prompts.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        tls: ClientTls | None,
+        roots: TrustRoots,
+        *,
+        require_attested_channel: bool = True,
+    ) -> None:
+        self._target = target
+        self._tls = tls
         self._roots = roots
+        self._plain = None if require_attested_channel else open_channel(target, tls, ROLE)
+        self._attested: AttestedChannel | None = None
+        self._connecting = asyncio.Lock()
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -90,23 +113,67 @@ class Client:
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._channel.close()
+        if self._plain is not None:
+            await self._plain.close()
+        if self._attested is not None:
+            await self._attested.channel.close()
+        for task in tuple(self._leaving):
+            task.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+
+    async def attest(self) -> AttestationResult | None:
+        """Make sure that the channel ends inside the TEE now; what its token says.
+
+        None if this client does not look. Raises what `open_attested_channel` does.
+        """
+        if self._plain is not None:
+            return None
+        return (await self._connected()).result
+
+    async def _connected(self, *, current: bool = True) -> AttestedChannel:
+        """The attested channel; `current` False lets a token that has lapsed since stand."""
+        async with self._connecting:
+            link = self._attested
+            if link is None or not link.is_connected:
+                self._attested = await open_attested_channel(self._target, self._tls, self._roots)
+            elif current and not link.is_current(time.time_ns() // 1_000_000):
+                try:
+                    await link.renew(self._roots)
+                except TlsKeyNotAttestedError:  # the server was given another key since
+                    self._attested = await open_attested_channel(
+                        self._target, self._tls, self._roots
+                    )
+            if link is not None and link is not self._attested:
+                self._let_go(link.channel)
+            assert self._attested is not None
+            return self._attested
+
+    def _let_go(self, channel: grpc.aio.Channel) -> None:
+        """Close a channel when the calls on it have ended."""
+        task = asyncio.create_task(channel.close(grace=LEAVING_SECONDS))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _stub(self, *, current: bool = True) -> rpc.InferenceServiceAsyncStub:
+        if self._plain is not None:
+            return rpc.InferenceServiceStub(self._plain)
+        return rpc.InferenceServiceStub((await self._connected(current=current)).channel)
 
     async def generate(
         self, ask: Ask, *, wait_receipt: bool = False, timeout_seconds: float | None = None
     ) -> AsyncIterator[Chunk | Completed]:
         """Chunks, then one `Completed`.
 
-        Raises grpc.aio.AioRpcError for a refused request, GenerationFailedError, AnswerRefusedError
+        Raises what `attest` does before anything is sent, then grpc.aio.AioRpcError for a refused
+        request, GenerationFailedError, AnswerRefusedError
         when the signed answer does not verify, and AnotherQuestionError or TokensDifferError when
         it verifies but is not the answer to this request or to this stream.
         """
+        stub = await self._stub()
         started = time.monotonic()
         first = last = started
         streamed: list[int] = []
-        stream = self._stub.Generate(
-            ask.message(wait_receipt=wait_receipt), timeout=timeout_seconds
-        )
+        stream = stub.Generate(ask.message(wait_receipt=wait_receipt), timeout=timeout_seconds)
         async for message in stream:
             kind = message.WhichOneof("response")
             if kind == "chunk":
@@ -147,7 +214,8 @@ class Client:
 
         Returns (answer file, whether it has a receipt).
         """
-        response = await self._stub.GetAnswer(
+        stub = await self._stub(current=False)
+        response = await stub.GetAnswer(
             pb.GetAnswerRequest(request_id=ask.request_id, wait_receipt_ms=wait_ms),
             timeout=(wait_ms + 5_000) / 1000,
         )
@@ -155,18 +223,16 @@ class Client:
 
     async def abort(self, ask: Ask) -> bool:
         """Stop a running request; whether it was running."""
-        answer = await self._stub.Abort(pb.AbortRequest(request_id=ask.request_id))
+        stub = await self._stub(current=False)
+        answer = await stub.Abort(pb.AbortRequest(request_id=ask.request_id))
         return answer.was_running
 
     async def model_info(self, model: str = "") -> pb.GetModelInfoResponse:
         """What the server says of its model."""
-        return await self._stub.GetModelInfo(pb.GetModelInfoRequest(model=model))
+        stub = await self._stub(current=False)
+        return await stub.GetModelInfo(pb.GetModelInfoRequest(model=model))
 
     async def attestation(self) -> pb.GetAttestationResponse:
         """The server's current attestation token and delegation."""
-        return await self._stub.GetAttestation(pb.GetAttestationRequest())
-
-
-def reason(error: grpc.aio.AioRpcError) -> str:
-    """A line for people: code and message of a failed call."""
-    return f"{error.code().name}: {error.details()}"
+        stub = await self._stub(current=False)
+        return await stub.GetAttestation(pb.GetAttestationRequest())

@@ -70,16 +70,25 @@ def attestation_token(
     """The token that the statement names is by a pinned issuer, under a key pinned for it."""
     if H(answer.token) != statement.token_digest:
         raise refusals.TokenDigestError("not the token that the statement names")
+    result = pinned_token(answer.token, roots)
+    return result, f"issued by {result.issuer}"
+
+
+def pinned_token(token: bytes, roots: TrustRoots) -> AttestationResult:
+    """What a token says that is by a pinned issuer, under a key pinned for it.
+
+    Raises TokenKeyUnknownError, IssuerMismatchError or what `verify_token` does.
+    """
     for issuer in roots.issuers:
         try:
-            result = verify_token(answer.token, issuer.keys)
+            result = verify_token(token, issuer.keys)
         except TokenKeyUnknownError:
             continue
         if result.issuer != issuer.issuer:
             raise refusals.IssuerMismatchError(
                 "the token names another issuer than the one its key is pinned for", field="iss"
             )
-        return result, f"issued by {result.issuer}"
+        return result
     raise TokenKeyUnknownError("the token is signed by a key that is not pinned", field="kid")
 
 
