@@ -32,8 +32,8 @@ IMAGE = b"\x11" * 48
 ASK_SERIAL = 65537
 ASVK_SERIAL = 65793
 VLEK_LIFETIME = timedelta(days=365)
-_START = datetime.fromtimestamp(NOW - 3600, UTC)
-_END = _START + timedelta(days=3650)
+START = datetime.fromtimestamp(NOW - 3600, UTC)
+END = START + timedelta(days=3650)
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,16 @@ class Machine:
         arguments: dict[str, Any] = {
             "tcb": self.tcb,
             "line": self.line,
-            "not_before": _START,
-            "not_after": _END,
+            "not_before": START,
+            "not_after": END,
         }
+        public_key = self.key.public_key()
         if self.kind is SigningKey.VCEK:
-            arguments |= {"chip_id": self.chip_id}
-            issue = issue_vcek
+            arguments |= {"chip_id": self.chip_id} | changes
+            certificate = issue_vcek(self.intermediate, public_key, **arguments)
         else:
-            arguments |= {"provider": PROVIDER}
-            arguments["not_after"] = _START + VLEK_LIFETIME
-            issue = issue_vlek
-        certificate = issue(self.intermediate, self.key.public_key(), **(arguments | changes))
+            arguments |= {"provider": PROVIDER, "not_after": START + VLEK_LIFETIME} | changes
+            certificate = issue_vlek(self.intermediate, public_key, **arguments)
         return dataclasses.replace(self, certificate=certificate)
 
 
@@ -86,14 +85,14 @@ def authorities(
 ) -> tuple[RsaIdentity, RsaIdentity]:
     """ASK or ASVK, and ARK, of a line. All lines share two RSA keys: those take seconds."""
     pki = world.pki()
-    period = {"not_before": _START, "not_after": _END}
+    period: dict[str, Any] = {"not_before": START, "not_after": END}
     ark = issue_authority(f"ARK-{line.name}", None, serial=65536, key=pki.ark.key, **period)
     if kind is SigningKey.VCEK:
         name, serial = f"SEV-{line.name}", ASK_SERIAL
     else:
         name, serial = f"SEV-VLEK-{line.name}", ASVK_SERIAL
-    arguments = {"serial": serial, "key": pki.ask.key, **period} | changes
-    return issue_authority(arguments.pop("name", name), ark, **arguments), ark
+    arguments = {"common_name": name, "serial": serial, "key": pki.ask.key, **period}
+    return issue_authority(issuer=ark, **(arguments | changes)), ark
 
 
 def machine(
