@@ -14,8 +14,17 @@ from pathlib import Path
 
 from bootstrap import BIN, REQUIREMENTS, index_environment
 
-# `dev` includes `runtime`, so it is compiled after it and under its pins.
-LOCKS = ("bootstrap", "protoc", "mypy_protobuf", "runtime", "dev")
+# `dev` and `fuzz` include `runtime`, so they are compiled after it and under its pins.
+LOCKS = (
+    "bootstrap",
+    "protoc",
+    "mypy_protobuf",
+    "runtime",
+    "dev",
+    "fuzz",
+    "nvidia_verifier",
+    "signxml",
+)
 
 
 def compile_lock(name: str, options: list[str]) -> None:
@@ -23,7 +32,7 @@ def compile_lock(name: str, options: list[str]) -> None:
     command = [str(BIN / "uv"), "pip", "compile", "--quiet", "--universal", "--generate-hashes"]
     command += ["--python-version", "3.11", "--no-emit-index-url", "--no-emit-find-links"]
     command += ["--custom-compile-command", "make lock"]
-    if name == "dev":
+    if name in ("dev", "fuzz"):
         command += ["--constraint", "runtime.lock"]
     command += [*options, f"{name}.in", "--output-file", f"{name}.lock"]
     subprocess.run(command, cwd=REQUIREMENTS, env=index_environment(), check=True)
