@@ -15,6 +15,7 @@ from otr_attester import CpuAttester
 from otr_attester.snp_certificate_table import VCEK, VLEK
 from otr_attester.tsm import TsmDirectory, request_report
 from otr_protocol.attestation.evidence import INTEL_TDX, SEV_SNP
+from otr_protocol.attestation.intel import event_log
 from otr_protocol.errors import Refusal
 from support import devtee_world as world
 from support.attester_machines import snp_machine, snp_report
@@ -31,7 +32,7 @@ def tdx_machine(**changes: Any) -> Machine:
 @pytest.fixture
 def attester(tmp_path: Path) -> Callable[..., CpuAttester]:
     def build(machine: Machine, **settings: Any) -> CpuAttester:
-        settings = {"event_log": tmp_path / "CCEL", **settings}
+        settings = {"boot_log": tmp_path / "CCEL", **settings}
         return CpuAttester(KernelTree(tmp_path / "report", machine), **settings)
 
     return build
@@ -66,13 +67,42 @@ def test_a_level_that_the_guest_may_not_have_fails(attester: Callable[..., CpuAt
     assert refusal(attester(machine, privilege_level=1)).reason == "TSM_FAILED"
 
 
-def test_a_tdx_quote_is_kept_with_its_padding_and_the_boot_log(
-    attester: Callable[..., CpuAttester], tmp_path: Path
+def boot_log(*events: bytes) -> bytes:
+    """A TCG log with one event per argument, each in RTMR 0."""
+    algorithms = b"Spec ID Event03\0" + bytes(4) + b"\0\2\0\2" + (1).to_bytes(4, "little")
+    algorithms += (0x0C).to_bytes(2, "little") + (48).to_bytes(2, "little") + b"\0"
+    log = (1).to_bytes(4, "little") + (3).to_bytes(4, "little") + bytes(20)
+    log += len(algorithms).to_bytes(4, "little") + algorithms
+    for data in events:
+        log += b"".join(number.to_bytes(4, "little") for number in (1, 1, 1))
+        log += (0x0C).to_bytes(2, "little") + bytes([7]) * 48
+        log += len(data).to_bytes(4, "little") + data
+    return log
+
+
+def test_a_tdx_quote_is_kept_as_it_is_and_a_machine_may_have_no_boot_log(
+    attester: Callable[..., CpuAttester],
 ) -> None:
     found = attester(tdx_machine()).collect(DATA)
     assert (found.kind, found.report, found.event_log) == (INTEL_TDX, QUOTE, b"")
-    (tmp_path / "CCEL").write_bytes(b"log" + b"\xff" * 100)
-    assert attester(tdx_machine()).collect(DATA).event_log == b"log" + b"\xff" * 100
+
+
+@pytest.mark.parametrize("filling", [b"", bytes(4096), b"\xff" * 4096])
+def test_the_boot_log_comes_without_its_filling(
+    attester: Callable[..., CpuAttester], tmp_path: Path, filling: bytes
+) -> None:
+    log = boot_log(b"kernel", b"command line")
+    (tmp_path / "CCEL").write_bytes(log + filling)
+    assert attester(tdx_machine()).collect(DATA).event_log == log
+    assert len(event_log.parse(log)) == 2
+
+
+@pytest.mark.parametrize("table", [boot_log(b"ends in\0") + bytes(64), b"no log", b""])
+def test_a_table_whose_end_is_not_clear_is_kept_whole(
+    attester: Callable[..., CpuAttester], tmp_path: Path, table: bytes
+) -> None:
+    (tmp_path / "CCEL").write_bytes(table)
+    assert attester(tdx_machine()).collect(DATA).event_log == table
 
 
 def test_a_boot_log_beyond_what_a_bundle_holds_is_refused(
@@ -85,7 +115,7 @@ def test_a_boot_log_beyond_what_a_bundle_holds_is_refused(
 def test_a_boot_log_that_may_not_be_read_is_named(
     attester: Callable[..., CpuAttester], tmp_path: Path
 ) -> None:
-    refused = refusal(attester(tdx_machine(), event_log=tmp_path))  # a directory: EISDIR
+    refused = refusal(attester(tdx_machine(), boot_log=tmp_path))  # a directory: EISDIR
     assert refused.reason == "TSM_PERMISSION"
     assert str(tmp_path) in refused.message
 

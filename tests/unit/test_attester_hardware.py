@@ -18,7 +18,7 @@ from support.tsm_kernel import KernelTree
 
 
 def machine(root: Path, *, gpus: bool = True, **changes: Any) -> HardwareAttester:
-    cpu = CpuAttester(KernelTree(root / "report", snp_machine(**changes)), event_log=root / "CCEL")
+    cpu = CpuAttester(KernelTree(root / "report", snp_machine(**changes)), boot_log=root / "CCEL")
     return HardwareAttester(cpu, GpuAttester() if gpus else None)
 
 

@@ -6,7 +6,7 @@ from a configured file, or a directory of them. Whichever it is, the one that is
 whose key signed the report: a certificate that a firmware update has outdated is passed over.
 
 A TDX quote brings its certificates. Beside it goes the log of what the firmware and the kernel
-measured at boot (CCEL), as the firmware left it: what its end is made of, its reader knows.
+measured at boot (CCEL), without the filling behind it, which is most of the table.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from otr_protocol.attestation.evidence import (
     CpuEvidence,
     sev_snp,
 )
+from otr_protocol.attestation.intel import event_log
 from otr_protocol.errors import (
     MalformedError,
     Refusal,
@@ -38,7 +39,7 @@ from otr_protocol.errors import (
     UnknownError,
 )
 
-EVENT_LOG: Final = Path("/sys/firmware/acpi/tables/data/CCEL")
+BOOT_LOG: Final = Path("/sys/firmware/acpi/tables/data/CCEL")
 SEV_GUEST: Final = "sev_guest"
 TDX_GUEST: Final = "tdx_guest"
 
@@ -89,12 +90,12 @@ class CpuAttester:
         self,
         tsm_directory: TsmDirectory | None = None,
         *,
-        event_log: Path = EVENT_LOG,
+        boot_log: Path = BOOT_LOG,
         snp_certificate: Path | None = None,
         privilege_level: int | None = None,
     ) -> None:
         self._tsm = tsm_directory if tsm_directory is not None else TsmDirectory()
-        self._event_log = event_log
+        self._boot_log_file = boot_log
         self._snp_certificate = snp_certificate
         self._privilege_level = privilege_level
 
@@ -144,17 +145,19 @@ class CpuAttester:
 
     def _boot_log(self) -> bytes:
         try:
-            with self._event_log.open("rb") as file:
+            with self._boot_log_file.open("rb") as file:
                 log = file.read(MAX_EVENT_LOG_BYTES + 1)
         except FileNotFoundError:
             return b""
         except OSError as error:
             raise TsmPermissionError(
-                f"cannot read the boot log {self._event_log}: {error.strerror}"
+                f"cannot read the boot log {self._boot_log_file}: {error.strerror}"
             ) from error
         if len(log) > MAX_EVENT_LOG_BYTES:
-            raise EventLogTooLargeError(f"{self._event_log} exceeds {MAX_EVENT_LOG_BYTES} bytes")
-        return log
+            raise EventLogTooLargeError(
+                f"{self._boot_log_file} exceeds {MAX_EVENT_LOG_BYTES} bytes"
+            )
+        return _without_filling(log)
 
 
 def _signed_by(certificate: bytes, report: SnpReport) -> bool:
@@ -166,6 +169,15 @@ def _signed_by(certificate: bytes, report: SnpReport) -> bool:
     except Refusal:
         return False  # not this one; if no other fits, the refusal says what to fetch
     return True
+
+
+def _without_filling(log: bytes) -> bytes:
+    """The log alone, if it reads the same; the whole table otherwise, for the verifier to judge."""
+    alone = log.rstrip(log[-1:])
+    try:
+        return alone if event_log.parse(alone) == event_log.parse(log) else log
+    except Refusal:  # its last event ends in what looks like filling, or it is no such log
+        return log
 
 
 def _der(data: bytes) -> bytes:

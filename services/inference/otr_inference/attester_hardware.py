@@ -15,7 +15,7 @@ class HardwareAttester:
     def __init__(self, settings: Hardware) -> None:
         cpu = CpuAttester(
             TsmDirectory(settings.tsm_root),
-            event_log=settings.event_log,
+            boot_log=settings.boot_log,
             snp_certificate=settings.snp_certificate,
             privilege_level=settings.privilege_level,
         )

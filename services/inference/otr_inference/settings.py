@@ -52,7 +52,7 @@ class Hardware:
     privilege_level: int | None = None
     """SEV-SNP: the VMPL to report; None is the least that this guest may."""
     tsm_root: Path = Path("/sys/kernel/config/tsm/report")
-    event_log: Path = Path("/sys/firmware/acpi/tables/data/CCEL")
+    boot_log: Path = Path("/sys/firmware/acpi/tables/data/CCEL")
 
 
 @dataclass(frozen=True, slots=True)
