@@ -33,7 +33,7 @@ from otr_devtee.ocsp_issuing import respond
 from otr_devtee.pki import BACKDATE, make_gpu
 from otr_protocol import binding
 from otr_protocol.attestation import certificates, collateral, evidence, ocsp, revocation
-from otr_protocol.attestation.amd import snp_chain, snp_crl
+from otr_protocol.attestation.amd import amd_certificate, snp_chain, snp_crl
 from otr_protocol.attestation.appraise import appraise
 from otr_protocol.attestation.evidence import EvidenceBundle
 from otr_protocol.attestation.nvidia import rim, spdm_report
@@ -51,7 +51,16 @@ BOUND = {
 }
 CACHES = [
     function
-    for module in (certificates, collateral, ocsp, revocation, rim, snp_chain, snp_crl)
+    for module in (
+        certificates,
+        collateral,
+        ocsp,
+        revocation,
+        rim,
+        amd_certificate,
+        snp_chain,
+        snp_crl,
+    )
     for function in vars(module).values()
     if hasattr(function, "cache_clear")
 ]

@@ -9,9 +9,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from otr_devtee import reports
 from otr_devtee.snp_issuing import issue_authority
-from otr_protocol.attestation.amd import snp_report
+from otr_protocol.attestation.amd import snp_chain, snp_report
 from otr_protocol.attestation.amd.snp_product import GENOA, MILAN, TURIN, ProductLine
 from otr_protocol.attestation.amd.snp_report import SigningKey, TcbVersion
+from otr_protocol.attestation.certificates import RootUntrustedError
 from otr_protocol.attestation.verdict import Status
 from support import devtee_world
 from support import snp_world as world
@@ -236,6 +237,13 @@ def test_an_authority_of_the_attackers_own_has_the_right_names() -> None:
     forger = machine()
     appraisal = appraise(forger, pinned=world.roots(machine(GENOA)))
     assert reasons(appraisal) == ["ROOT_UNTRUSTED"]
+    with pytest.raises(RootUntrustedError):
+        snp_chain.verify(
+            forger.certificate,
+            forger.intermediate.der,
+            forger.ark.der,
+            world.roots(machine(GENOA)).snp_arks,
+        )
 
 
 def test_an_authority_that_the_root_did_not_sign() -> None:
@@ -259,6 +267,12 @@ def test_a_chip_plays_the_authority() -> None:
     root_as_key = appraise(of, certificate=of.ark.der, issuers=[(of.ark.der, of.ark.der)])
     assert reasons(root_as_key) == ["CERTIFICATE_MALFORMED"]
     assert reasons(appraise(of, issuers=[])) == ["SNP_VENDOR_KEYS_MISSING"]
+
+
+def test_a_chips_key_is_of_the_vendors_own_kind() -> None:
+    of = machine()
+    authority_as_chip = dataclasses.replace(of, key=of.intermediate.key).certified()
+    assert reasons(appraise(of, certificate=authority_as_chip.certificate)) == ["CERTIFICATE_CHAIN"]
 
 
 def test_the_development_machine_is_a_milan_as_before() -> None:
