@@ -189,6 +189,27 @@ def test_a_certificate_names_both_a_chip_and_a_provider_or_neither() -> None:
         assert reasons(appraise(of, accept_vlek=True)) == ["CERTIFICATE_CHAIN"]
 
 
+@pytest.mark.parametrize(
+    ("line", "kind", "extensions", "reason"),
+    [
+        (MILAN, VCEK, {"5": b"\x16\x01x"}, "CERTIFICATE_CHAIN"),
+        (MILAN, VLEK, {"4": bytes(64)}, "CERTIFICATE_CHAIN"),
+        (MILAN, VCEK, {"4": b"\x01" * 8}, "CERTIFICATE_CHAIN"),
+        (TURIN, VCEK, {"4": b"\x01" * 64}, "CERTIFICATE_CHAIN"),
+        (TURIN, VCEK, {"3.9": b""}, "CERTIFICATE_MALFORMED"),
+        (MILAN, VCEK, {"3.3": b"\x02\x02\x01\x00"}, "CERTIFICATE_MALFORMED"),
+        (MILAN, VCEK, {"3.3": b"\x02\x01\xff"}, "CERTIFICATE_MALFORMED"),
+        (MILAN, VCEK, {"3.8": b"\x02\x01\x00\x00"}, "CERTIFICATE_MALFORMED"),
+        (MILAN, VCEK, {"2": b"\x0c\x05Milan"}, "CERTIFICATE_MALFORMED"),
+        (MILAN, VLEK, {"5": b""}, "CERTIFICATE_MALFORMED"),
+    ],
+)
+def test_what_a_certificate_says_has_one_form(
+    line: ProductLine, kind: SigningKey, extensions: dict[str, bytes], reason: str
+) -> None:
+    assert reasons(appraise(machine(line, kind).certified(extensions=extensions))) == [reason]
+
+
 # ---------------------------------------------------------------------------------- products
 
 

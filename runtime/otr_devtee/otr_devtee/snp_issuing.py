@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -78,10 +78,12 @@ def issue_vcek(
     not_after: datetime,
     line: ProductLine = MILAN,
     product: str = "",
+    extensions: Mapping[str, bytes] | None = None,
 ) -> bytes:
     """The DER of a chip's certificate; `chip_id` has 64 bytes, of which Turin uses 8.
 
     `product` is the name it is certified under, by default that of the line with a stepping.
+    `extensions` are values by the last part of AMD's identifier, beside or instead of the usual.
     """
     return _issue(
         ask,
@@ -91,6 +93,7 @@ def issue_vcek(
             **_endorsed(product or f"{line.name}-B0", line, tcb),
             # The chip id is the one value that AMD puts in without a DER type of its own.
             "4": chip_id[: line.chip_id_bytes],
+            **(extensions or {}),
         },
         not_before=not_before,
         not_after=not_after,
@@ -107,13 +110,18 @@ def issue_vlek(
     not_after: datetime,
     line: ProductLine = MILAN,
     product: str = "",
+    extensions: Mapping[str, bytes] | None = None,
 ) -> bytes:
-    """The DER of the certificate of a cloud provider's key; `product` as in `issue_vcek`."""
+    """The DER of the certificate of a cloud provider's key; the rest as in `issue_vcek`."""
     return _issue(
         asvk,
         key,
         "SEV-VLEK (SIMULATED)",
-        {**_endorsed(product or line.name, line, tcb), "5": core.IA5String(provider).dump()},
+        {
+            **_endorsed(product or line.name, line, tcb),
+            "5": core.IA5String(provider).dump(),
+            **(extensions or {}),
+        },
         not_before=not_before,
         not_after=not_after,
     )
