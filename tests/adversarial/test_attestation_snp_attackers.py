@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -178,6 +179,21 @@ def test_a_report_signed_by_nobody_or_by_an_unknown_key(number: int, reason: str
 )
 def test_an_expired_key_signs_on(kind: SigningKey, delay_s: int, wanted: list[str]) -> None:
     assert reasons(appraise(machine(kind=kind), now_s=NOW + delay_s)) == wanted
+
+
+def test_a_vendor_key_that_expires_first_ends_the_chain() -> None:
+    of, soon = machine(), world.START + timedelta(days=30)
+    authority, _ = world.authorities(MILAN, VCEK, not_after=soon)
+    root = issue_authority(
+        "ARK-Milan", None, serial=65536, key=of.ark.key, not_before=world.START, not_after=soon
+    )
+    for ending in (
+        dataclasses.replace(of, intermediate=authority),
+        dataclasses.replace(of, ark=root),
+    ):
+        assert appraise(ending).not_after == int(soon.timestamp())
+        late = appraise(ending, now_s=int(soon.timestamp()) + 1)
+        assert reasons(late) == ["CERTIFICATE_EXPIRED"]
 
 
 def test_a_certificate_names_both_a_chip_and_a_provider_or_neither() -> None:

@@ -98,6 +98,23 @@ def test_who_may_not_issue_does_not(
         require_issued(child(), amd_certificate.parse(certificate(extensions)))
 
 
+def test_the_name_of_the_issuer_counts_and_not_its_key_alone() -> None:
+    """All lines share one key here, so that only the name tells their authorities apart."""
+    for line in (world.GENOA, world.TURIN):
+        with pytest.raises(ChainRejectedError):
+            require_issued(child(), amd_certificate.parse(world.machine(line).intermediate.der))
+
+
+def test_a_certificate_has_a_largest_size() -> None:
+    def padded(size: int) -> bytes:
+        filling = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), bytes(size))
+        return certificate((CA, (filling, False)))
+
+    assert amd_certificate.parse(padded(6000)).is_ca
+    with pytest.raises(CertificateMalformedError):
+        amd_certificate.parse(padded(8000))
+
+
 def test_a_root_that_may_not_sign_lists_signs_none() -> None:
     of = world.machine()
     for extensions in ((CA, usage(key_cert_sign=True)), (usage(crl_sign=True),)):
