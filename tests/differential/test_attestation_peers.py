@@ -43,7 +43,7 @@ STRICTER_THAN_SIGNXML = {
     "declaration": "it can announce another encoding to the parser than to the checks before it",
     "document type": "as above",
     "processing instruction": "as above",
-    "driver manifest letter": "signxml was given the first certificate; the others are ours to check",
+    "driver manifest letter": "signxml saw the first certificate only; we check the others too",
 }
 
 
