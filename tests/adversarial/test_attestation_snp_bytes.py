@@ -116,7 +116,7 @@ def test_the_padding_of_the_signature_carries_something() -> None:
 def test_the_twin_of_a_signature_is_the_same_report() -> None:
     """(r, n - s) verifies as (r, s) does, and genuine firmware emits either: no policy can tell.
 
-    What must be unique is therefore the identity, which covers the signed bytes alone.
+    What must be unique is therefore the evidence id, which covers the signed bytes alone.
     """
     of = machine()
     report = of.report()
@@ -126,9 +126,9 @@ def test_the_twin_of_a_signature_is_the_same_report() -> None:
     assert appraise(of, report) == appraise(of, twin)
     first, second = snp_report.parse(report), snp_report.parse(twin)
     assert first.signature != second.signature
-    assert first.identity == second.identity
+    assert first.evidence_id == second.evidence_id
     assert of.report(report_data=bytes(64))[:SIGNED_BYTES] != report[:SIGNED_BYTES]
-    assert snp_report.parse(of.report(vmpl=1)).identity != first.identity
+    assert snp_report.parse(of.report(vmpl=1)).evidence_id != first.evidence_id
 
 
 def test_numbers_outside_the_group_are_no_signature() -> None:
@@ -167,7 +167,7 @@ def flips_are_refused(vectors: Path, step: int) -> None:
         if R.start <= offset < R.stop or S.start <= offset < S.stop:
             assert finding.reason == "SNP_REPORT_SIGNATURE"
     assert judge_real(evidence, bundle).findings == ()
-    assert genuine.identity == snp_report.parse(evidence.report).identity
+    assert genuine.evidence_id == snp_report.parse(evidence.report).evidence_id
 
 
 def judge_real(evidence: CpuEvidence, bundle: CollateralBundle) -> Any:

@@ -152,7 +152,7 @@ def _claims(report: SnpReport, chain: SnpChain) -> dict[str, Any]:
         "dbgstat": "disabled",
         "measres": "success",
         "otr-snp-report-version": report.version,
-        "otr-snp-report-identity": report.identity.hex(),
+        "otr-snp-evidence-id": report.evidence_id.hex(),
         "otr-snp-measurement": report.measurement.hex(),
         "otr-snp-host-data": report.host_data.hex(),
         "otr-snp-policy": f"{report.policy:016x}",

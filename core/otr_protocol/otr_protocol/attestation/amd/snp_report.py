@@ -17,7 +17,7 @@
 
 The signature's padding is outside the signed part, so it must be zero. That leaves one freedom: of
 every ECDSA signature (r, s) there is a twin (r, n - s) that also verifies, and genuine firmware
-emits either. So bytes of a report do not name it; `SnpReport.identity` does.
+emits either. So bytes of a report do not name it; `SnpReport.evidence_id` does.
 
 How a TCB version is laid out depends on the product (`snp_product`), so those stay bytes here.
 """
@@ -34,9 +34,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from otr_protocol.digest import H
+from otr_protocol.digest import hash_record
 from otr_protocol.errors import MalformedError, RejectedError, UnknownError
 
+EVIDENCE_ID_DOMAIN: Final = "otr-snp-report-v1"
 REPORT_BYTES: Final = 1184
 SIGNED_BYTES: Final = 0x2A0
 MEASUREMENT_BYTES: Final = 48
@@ -181,12 +182,12 @@ class SnpReport:
         return self.platform_info & ~_KNOWN_PLATFORM_BITS
 
     @property
-    def identity(self) -> bytes:
+    def evidence_id(self) -> bytes:
         """Names the report by what was signed: 32 bytes, the same for either form of a signature.
 
         Whatever counts reports or keeps them from being used twice must key on this.
         """
-        return H(self.signed)
+        return hash_record(EVIDENCE_ID_DOMAIN, self.signed)
 
     def require_signature(self, key: ec.EllipticCurvePublicKey) -> None:
         """Refuse with SnpReportSignatureError unless `key` signed this report."""
