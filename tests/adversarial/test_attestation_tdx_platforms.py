@@ -350,3 +350,19 @@ def test_mutated_collateral_never_helps(data: st.DataObject) -> None:
     except Refusal:
         return
     assert not status(judge(world.quote(), parts)).trusted
+
+
+@lru_cache(maxsize=1)
+def one_quote() -> bytes:
+    return world.quote()
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_mutated_quotes_are_refused_and_nothing_else_happens(data: st.DataObject) -> None:
+    genuine = one_quote()
+    at = data.draw(st.integers(0, len(genuine) - 1))
+    length = data.draw(st.integers(0, 64))
+    changed = genuine[:at] + data.draw(st.binary(max_size=64)) + genuine[at + length :]
+    if changed.rstrip(b"\0") != genuine.rstrip(b"\0"):
+        assert not status(judge(changed)).trusted

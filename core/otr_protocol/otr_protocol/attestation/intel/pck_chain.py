@@ -61,9 +61,7 @@ class IntelCertificate:
 
     def require_issued_by(self, issuer: IntelCertificate) -> None:
         """Refuse with ChainRejectedError unless `issuer` is a CA that signed this certificate."""
-        if self.issuer != issuer.subject or not issuer.is_ca:
-            raise ChainRejectedError("a certificate does not name the next one as its issuer")
-        ecdsa.require_der(issuer.key, self.signature, self.tbs, ChainRejectedError)
+        _require_issued(self, issuer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +114,14 @@ class PckChain:
             raise ChainRejectedError("the platform's certificate is one of a CA")
         self.leaf.require_issued_by(self.authority)
         self.authority.require_issued_by(self.root)
+
+
+@lru_cache(maxsize=256)
+def _require_issued(child: IntelCertificate, issuer: IntelCertificate) -> None:
+    # Cached because the CA is the same for every machine; a refusal is not cached.
+    if child.issuer != issuer.subject or not issuer.is_ca:
+        raise ChainRejectedError("a certificate does not name the next one as its issuer")
+    ecdsa.require_der(issuer.key, child.signature, child.tbs, ChainRejectedError)
 
 
 @lru_cache(maxsize=256)
