@@ -51,8 +51,9 @@ def issue(
     path_length: int | None = None,
     extensions: Sequence[x509.ExtensionType] = (),
     key: ec.EllipticCurvePrivateKey | None = None,
+    serial: int | None = None,
 ) -> Identity:
-    """A new certificate; self-signed where there is no issuer."""
+    """A new certificate, with a random serial number unless told; self-signed without issuer."""
     key = key or ec.generate_private_key(ec.SECP384R1())
     issuer_name = issuer.certificate.subject if issuer is not None else name(common_name)
     issuer_key = issuer.key if issuer is not None else key
@@ -61,7 +62,7 @@ def issue(
         .subject_name(name(common_name))
         .issuer_name(issuer_name)
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial or x509.random_serial_number())
         .not_valid_before(not_before)
         .not_valid_after(not_after)
         .add_extension(_usage(ca=ca), critical=True)

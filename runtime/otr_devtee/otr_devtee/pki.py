@@ -29,7 +29,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from otr_devtee import rim_issuing
+from otr_devtee import devices, rim_issuing
 from otr_devtee.issuing import NO_EXPIRY, Identity, issue, issue_responder
 from otr_devtee.ocsp_issuing import respond
 from otr_devtee.reference_values import (
@@ -40,7 +40,6 @@ from otr_devtee.reference_values import (
 )
 from otr_devtee.snp_issuing import RsaIdentity, issue_authority, issue_vcek, revocation_list
 from otr_protocol.attestation.collateral import CollateralBundle, collect
-from otr_protocol.attestation.nvidia.fwid import COMPOSITE_DEVICE_ID, composite_device_id
 from otr_protocol.attestation.policy import Policy
 from otr_protocol.attestation.trust_roots import TrustRootSet
 from otr_protocol.digest import H
@@ -254,25 +253,8 @@ def _make(now: datetime) -> DevelopmentPki:
 
 def make_gpu(device_ica: Identity, start: datetime) -> Gpu:
     """One more simulated GPU, certified by the provisioning authority from `start` on."""
-    brom = issue(
-        REFERENCE_VALUES.hwmodel, device_ica, not_before=start, not_after=NO_EXPIRY, ca=True
-    )
-    spki = brom.key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    leaf = issue(
-        "GH100 A01 GSP FMC LF SIMULATED",
-        brom,
-        not_before=start,
-        not_after=NO_EXPIRY,
-        ca=False,
-        extensions=[
-            x509.UnrecognizedExtension(
-                COMPOSITE_DEVICE_ID, composite_device_id(spki, REFERENCE_VALUES.fwid)
-            )
-        ],
-    )
-    return Gpu(brom=brom, leaf=leaf)
+    device = devices.issue_device(devices.HOPPER, device_ica, start)
+    return Gpu(brom=device.brom, leaf=device.leaf)
 
 
 class _Files:

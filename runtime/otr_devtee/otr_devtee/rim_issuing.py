@@ -37,10 +37,12 @@ def signed_manifest(
     golden: Callable[[int], tuple[bytes, ...]],
     signer: Identity,
     issuers: Sequence[bytes],
+    *,
+    product: str = "GH100",
 ) -> bytes:
     """A manifest of the 64 measurements, those of `active` with their `golden` alternatives.
 
-    `issuers` are the DER certificates above the signer's, root last.
+    `issuers` are the DER certificates above the signer's, root last; `product` is the chip.
     """
     resources = "\n".join(
         _resource(index, golden(index) if index in active else (_ZERO,), active=index in active)
@@ -49,13 +51,13 @@ def signed_manifest(
     tag_id = hashlib.sha384(f"{ORGANIZATION} {version} {resources}".encode()).hexdigest()
     content = (
         f'<SoftwareIdentity xmlns="{_SWID}" xmlns:ns0="{_SWID}"'
-        f' xmlns:ns2="http://www.w3.org/2001/04/xmlenc#sha384" corpus="false" name="GH100"'
+        f' xmlns:ns2="http://www.w3.org/2001/04/xmlenc#sha384" corpus="false" name="{product}"'
         f' patch="false" supplemental="false" tagId="{tag_id}" version="1.0" tagVersion="0">\n'
         f'    <ns0:Entity name="{ORGANIZATION}" role="softwareCreator tagCreator"/>\n'
         f'    <ns0:Meta xmlns:ns1="{_TCG}" colloquialVersion="{version}" edition="GPU"'
-        f' product="GH100" revision="r1" PayloadType="direct" ns1:BindingSpec="RIMIM"'
+        f' product="{product}" revision="r1" PayloadType="direct" ns1:BindingSpec="RIMIM"'
         f' ns1:BindingSpecVersion="1.01" ns1:PlatformManufacturerId="{MANUFACTURER_ID}"'
-        f' ns1:PlatformManufacturerStr="{ORGANIZATION}" ns1:PlatformModel="GH100"'
+        f' ns1:PlatformManufacturerStr="{ORGANIZATION}" ns1:PlatformModel="{product}"'
         f' ns1:FirmwareManufacturer="{ORGANIZATION}"'
         f' ns1:FirmwareManufacturerId="{MANUFACTURER_ID}"/>\n'
         f"    <ns0:Payload>\n{resources}\n    </ns0:Payload>\n"

@@ -54,7 +54,7 @@ def of_leaf(leaf: Certificate, issuer: Certificate, architecture: Architecture) 
         return None
     blackwell = architecture is Architecture.BLACKWELL
     if blackwell and tcb_info is not None and composite is None:
-        return _of_tcb_info(tcb_info)
+        return first_of_tcb_info(tcb_info)
     if not blackwell and composite is not None and tcb_info is None:
         return _of_composite(composite, issuer)
     raise _unreadable()
@@ -65,23 +65,8 @@ def composite_device_id(device_spki: bytes, fwid: bytes) -> bytes:
     return _DEVICE_ID_HEAD + device_spki + _FWID_HEAD + fwid
 
 
-def _extension(leaf: Certificate, oid: x509.ObjectIdentifier) -> bytes | None:
-    for extension in leaf.parsed.extensions:
-        if extension.oid == oid and isinstance(extension.value, x509.UnrecognizedExtension):
-            return extension.value.value
-    return None
-
-
-def _of_composite(value: bytes, issuer: Certificate) -> bytes:
-    device = issuer.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    fwid = value[-FWID_BYTES:]
-    # There is one encoding, so the value is compared with it and not searched.
-    if value != composite_device_id(device, fwid):
-        raise _unreadable()
-    return fwid
-
-
-def _of_tcb_info(value: bytes) -> bytes:
+def first_of_tcb_info(value: bytes) -> bytes:
+    """The first firmware identity (48 bytes) in a DiceTcbInfo; ChainRejectedError if unreadable."""
     if len(value) > MAX_EXTENSION_BYTES:
         raise _unreadable()
     outer = _items(value)
@@ -102,6 +87,22 @@ def _of_tcb_info(value: bytes) -> bytes:
     tag, first = fwids[0]
     fwid = first[-FWID_BYTES:]
     if bytes((tag, len(first) & 0xFF)) + first != _FWID_HEAD + fwid:
+        raise _unreadable()
+    return fwid
+
+
+def _extension(leaf: Certificate, oid: x509.ObjectIdentifier) -> bytes | None:
+    for extension in leaf.parsed.extensions:
+        if extension.oid == oid and isinstance(extension.value, x509.UnrecognizedExtension):
+            return extension.value.value
+    return None
+
+
+def _of_composite(value: bytes, issuer: Certificate) -> bytes:
+    device = issuer.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    fwid = value[-FWID_BYTES:]
+    # There is one encoding, so the value is compared with it and not searched.
+    if value != composite_device_id(device, fwid):
         raise _unreadable()
     return fwid
 
