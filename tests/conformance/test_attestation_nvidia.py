@@ -31,6 +31,8 @@ OFFLINE = Policy(
     min_driver_version="535",
 )
 INSIDE = real.at("2026-02-01")
+AS_ISSUED = dataclasses.replace(Policy(), revocation=RevocationMode.AS_ISSUED)
+UNASKED = dataclasses.replace(Policy(), revocation=RevocationMode.NONE)
 
 
 def appraise(gpu: real.GpuSet, policy: Policy = OFFLINE, now_s: int = INSIDE) -> DeviceAppraisal:
@@ -95,6 +97,63 @@ def test_under_the_default_policy_old_responses_leave_the_verdict_open(vectors: 
     assert status(findings) is Status.INDETERMINATE
 
 
+@pytest.mark.parametrize("day", ["2025-08-21T12:00", "2025-10-24T12:00"])
+def test_no_instant_has_all_responses_current(vectors: Path, day: str) -> None:
+    """Those of the device and those of the manifests were collected two months apart."""
+    findings = appraise(real.h100_550(vectors), policy=Policy(), now_s=real.at(day)).findings
+    assert reasons(findings) == {"OCSP_STALE"}
+    assert status(findings) is Status.INDETERMINATE
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [
+        ("2024-05-31T00:00:00", Status.CONTRAINDICATED),
+        ("2024-06-01T02:08:28", Status.CONTRAINDICATED),
+        ("2024-06-01T02:08:29", Status.WARNING),
+        # Where every response of the device is current, the warning stays.
+        ("2025-08-21T12:00:00", Status.WARNING),
+        ("2026-02-01T00:00:00", Status.WARNING),
+        ("2026-02-22T23:17:58", Status.WARNING),
+        ("2026-02-22T23:17:59", Status.CONTRAINDICATED),
+        ("2026-11-22T00:00:00", Status.CONTRAINDICATED),
+    ],
+)
+def test_as_issued_the_verdict_flips_with_the_manifests_chains_and_never_affirms(
+    vectors: Path, moment: str, expected: Status
+) -> None:
+    findings = appraise(real.h100_550(vectors), AS_ISSUED, real.at(moment)).findings
+    assert status(findings) is expected
+    assert {(f.component, f.reason) for f in findings if f.reason != "CERTIFICATE_EXPIRED"} == {
+        ("gpu-0", "REVOCATION_NOT_CURRENT"),
+        ("gpu-0/driver-rim", "REVOCATION_NOT_CURRENT"),
+        ("gpu-0/vbios-rim", "REVOCATION_NOT_CURRENT"),
+    }
+    # The chains of the manifests, and nothing else, are outside their period.
+    expired = {f.component for f in findings if f.reason == "CERTIFICATE_EXPIRED"}
+    assert expired <= {"gpu-0/driver-rim", "gpu-0/vbios-rim"}
+    assert bool(expired) is (expected is Status.CONTRAINDICATED)
+
+
+def test_as_issued_a_missing_response_still_leaves_the_verdict_open(vectors: Path) -> None:
+    gpu = real.h100_550(vectors)
+    for missing in range(len(gpu.ocsp_responses)):
+        kept = gpu.ocsp_responses[:missing] + gpu.ocsp_responses[missing + 1 :]
+        findings = appraise(dataclasses.replace(gpu, ocsp_responses=kept), AS_ISSUED).findings
+        assert reasons(findings) == {"REVOCATION_NOT_CURRENT", "REVOCATION_UNKNOWN"}
+        assert status(findings) is Status.INDETERMINATE
+
+
+def test_where_nobody_is_asked_every_chain_carries_a_warning(vectors: Path) -> None:
+    gpu = real.h100_550(vectors)
+    for responses in ((), gpu.ocsp_responses):
+        findings = appraise(dataclasses.replace(gpu, ocsp_responses=responses), UNASKED).findings
+        assert [(f.component, f.reason, f.status) for f in findings] == [
+            (component, "REVOCATION_NOT_CHECKED", Status.WARNING)
+            for component in ("gpu-0", "gpu-0/driver-rim", "gpu-0/vbios-rim")
+        ]
+
+
 def test_device_responses_are_current_for_their_own_day_only(vectors: Path) -> None:
     gpu = real.h100_550(vectors)
     chain = device_chain.verify(gpu.evidence.certificates, VENDOR.device_root).certificates
@@ -120,13 +179,14 @@ def test_manifest_responses_are_current_for_their_own_day_only(vectors: Path) ->
                 standing.require_current(real.at("2025-10-25T11:32:22"), 24 * 3600)
 
 
-def test_our_claims_are_those_of_the_vendors_own_service(vectors: Path) -> None:
+@pytest.mark.parametrize("policy", [OFFLINE, AS_ISSUED], ids=["last good", "as issued"])
+def test_our_claims_are_those_of_the_vendors_own_service(vectors: Path, policy: Policy) -> None:
     golden = json.loads(
         (vectors / "nvidia" / "h100-550.90.07" / "nras_v3_claims_golden.json").read_text()
     )["GPU-0"]
     # Frame of a token of its own; our submodules share the frame of the whole token.
     expected = {name: golden[name] for name in golden.keys() - {"iss", "iat", "exp", "nbf", "jti"}}
-    claims = gpu_claims(appraise(real.h100_550(vectors)))
+    claims = gpu_claims(appraise(real.h100_550(vectors), policy))
     warning = claims.pop("x-nvidia-attestation-warning")
     assert (warning, expected.pop("x-nvidia-attestation-warning")) == (
         "REVOCATION_NOT_CURRENT",
@@ -278,11 +338,32 @@ def test_the_570_86_report_is_genuine(vectors: Path) -> None:
     assert report.opaque.driver_version == "570.86.10"
 
 
-def test_a_flipped_byte_anywhere_in_a_real_report_is_refused(vectors: Path) -> None:
-    gpu = real.h100_550(vectors)
-    key = certificates.parse(gpu.evidence.certificates[0]).key
-    for offset in range(0, len(gpu.evidence.report), 37):
-        changed = bytearray(gpu.evidence.report)
-        changed[offset] ^= 0x01
-        with pytest.raises(Refusal):
-            spdm_report.parse(bytes(changed)).require_signature(key)
+def test_no_flipped_bit_of_a_real_report_is_accepted(vectors: Path) -> None:
+    """Every fifth byte, one bit each; all of them are flipped in the slow test below."""
+    refused = [refusal(vectors, offset, offset // 5 % 8) for offset in range(0, 4117, 5)]
+    assert set(refused) <= FLIPPED
+    assert len(refused) == 824
+
+
+@pytest.mark.slow
+def test_none_of_all_flipped_bits_of_a_real_report_is_accepted(vectors: Path) -> None:
+    """4,117 bytes, its signature's 96 among them, times 8: 32,936 reports, and no crash."""
+    refused = [refusal(vectors, offset, bit) for offset in range(4117) for bit in range(8)]
+    assert set(refused) == FLIPPED
+    assert len(refused) == 32_936
+
+
+FLIPPED = {"GPU_REPORT_MALFORMED", "GPU_REPORT_SIGNATURE", "OPAQUE_DATA_MALFORMED"}
+
+
+def refusal(vectors: Path, offset: int, bit: int) -> str:
+    """Why the report is refused once a bit is flipped; fails if it is not."""
+    evidence = real.h100_550(vectors).evidence
+    assert len(evidence.report) == 4117
+    changed = bytearray(evidence.report)
+    changed[offset] ^= 1 << bit
+    with pytest.raises(Refusal) as caught:
+        spdm_report.parse(bytes(changed)).require_signature(
+            certificates.parse(evidence.certificates[0]).key
+        )
+    return caught.value.reason

@@ -6,6 +6,7 @@ import base64
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from asn1crypto import pem
@@ -69,6 +70,7 @@ def gpu_set(directory: Path, rims: dict[str, str]) -> GpuSet:
     )
 
 
+@lru_cache(maxsize=1)
 def h100_550(vectors: Path) -> GpuSet:
     """The one complete real set: an H100 with driver 550.90.07, all manifests and responses."""
     return gpu_set(
