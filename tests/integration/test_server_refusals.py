@@ -194,6 +194,29 @@ async def test_more_calls_at_once_than_allowed_are_refused_with_a_hint(pki: DevP
             assert (await stub.Echo(text("x"))).value == "x"
 
 
+async def test_one_caller_cannot_have_all_calls(pki: DevPki) -> None:
+    probe = Probe()
+    async with process_for(pki, probe, max_concurrent_calls=4) as process:
+        async with client(process, pki) as stub, client(process, pki, "watcher") as other:
+            held = [stub.Stream(text("hold")) for _ in range(2)]
+            for call in held:
+                await call.read()
+            error = await error_of(stub.Echo(text("x")))
+            assert reason_of(error) == "TOO_MANY_CALLS"
+            assert (retry_after_ms_of(error) or 0) > 0
+            assert (await other.Echo(text("x"))).value == "x"
+            probe.release.set()
+
+
+async def test_a_call_whose_work_others_gave_up_still_gets_a_status(
+    stub: ProbeStub, process: Process
+) -> None:
+    error = await error_of(stub.Echo(text("abandoned"), timeout=5))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert reason_of(error) == "WORK_ABANDONED"
+    assert handled(process, "Echo", "unary", "Unavailable") == 1
+
+
 async def test_a_role_that_may_not_call_is_denied_before_the_handler_runs(pki: DevPki) -> None:
     probe = Probe()
     async with process_for(pki, probe, roles={ECHO: {"watcher"}}) as process:

@@ -81,6 +81,11 @@ class Probe:
                 except asyncio.CancelledError:
                     await self.release.wait()
                     raise REFUSALS["unavailable"] from None
+            case "abandoned":
+                others = asyncio.ensure_future(self._hold())
+                await self.entered.wait()
+                others.cancel()
+                await others
             case "abort":
                 await context.abort(grpc.StatusCode.OUT_OF_RANGE, "chosen by the handler")
             case "wrong-type":

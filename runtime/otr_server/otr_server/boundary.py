@@ -1,13 +1,15 @@
 """What stands around every handler of a server, in one place so that nothing can be left out.
 
 For each call, in this order: a request id is bound; the call is counted; the caller is identified
-and its role checked against the method (fail closed); the number of calls at once is bounded; the
-request is parsed; the handler runs; what it raised becomes a status; code and seconds are counted.
+and its role checked against the method (fail closed); the number of calls at once is bounded, for
+all callers and for each; the request is parsed; the handler runs; what it raised becomes a status;
+code and seconds are counted.
 
     Refusal of any kind     its code, ErrorInfo and RetryInfo (status.py)
     AbortError              the status that the handler chose itself
     NotImplementedError     UNIMPLEMENTED, if the generated base class raised it: not built yet
-    CancelledError          the client went away or its deadline passed: passed on
+    CancelledError          the client went away or its deadline passed: passed on; but if it was
+                            not this call that was cancelled, UNAVAILABLE (its client still waits)
     anything else           INTERNAL with an incident id; the traceback goes to the log only
 
 Streams are written from here rather than yielded to grpc: so a cancellation while a message is
@@ -27,9 +29,10 @@ import grpc
 import structlog
 from google.rpc import status_pb2
 
-from otr_protocol.errors import ExhaustedError, Refusal
+from otr_protocol.errors import ExhaustedError, Refusal, UnavailableError
 from otr_server.identity import Authorizer, bind_peer
 from otr_server.metrics import MethodMetrics, ServerMetrics
+from otr_server.shares import Shares, share_of
 from otr_server.status import (
     Context,
     abort_with,
@@ -43,6 +46,8 @@ from otr_server.telemetry import request_id_from, request_scope
 from otr_server.unreadable import Unreadable, guarded
 
 BUSY_RETRY_MS = 200
+CALLER_SHARE = 0.5
+"""How much of all calls at once one identity may have."""
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
 Result = TypeVar("Result")
@@ -54,6 +59,12 @@ class TooManyCallsError(ExhaustedError):
     """The server handles as many calls as it may at once."""
 
     reason = "TOO_MANY_CALLS"
+
+
+class WorkAbandonedError(UnavailableError):
+    """What the call waited for was given up by others; calling again starts it anew."""
+
+    reason = "WORK_ABANDONED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +88,13 @@ class Boundary(grpc.aio.ServerInterceptor):
     ) -> None:
         self._authorizer = authorizer
         self._metrics = metrics
-        self._max_calls = max_concurrent_calls
+        self._calls = Shares(
+            max_concurrent_calls,
+            share_of(max_concurrent_calls, CALLER_SHARE),
+            TooManyCallsError,
+            "calls",
+            retry_ms=BUSY_RETRY_MS,
+        )
         self._clock = clock
         self._guarded: dict[str, _Guarded] = {}
         self._stopped = False
@@ -165,10 +182,10 @@ class Boundary(grpc.aio.ServerInterceptor):
         try:
             with request_scope(request_id, method=method):
                 try:
-                    bind_peer(self._authorizer.authorize(method, context))
-                    if self._in_flight > self._max_calls:
-                        raise TooManyCallsError("too many calls", retry_after_ms=BUSY_RETRY_MS)
-                    result = await work()
+                    caller = self._authorizer.authorize(method, context)
+                    bind_peer(caller)
+                    with self._calls.taken(caller.uri):
+                        result = await work()
                     code = _chosen_code(context, grpc.StatusCode.OK)
                     return result
                 except Refusal as refusal:
@@ -186,7 +203,13 @@ class Boundary(grpc.aio.ServerInterceptor):
                     code = _chosen_code(context, grpc.StatusCode.UNKNOWN)
                     raise
                 except asyncio.CancelledError:
-                    code = _why_cancelled(context)
+                    if _is_cancelled():
+                        code = _why_cancelled(context)
+                        raise
+                    abandoned = WorkAbandonedError("what this call waited for was given up")
+                    code = code_of(abandoned)
+                    log.warning("work_abandoned")
+                    await self._end(context, status_of(abandoned, request_id=request_id))
                     raise
                 except grpc.aio.BaseError as error:
                     # A message could not be sent: the client is gone, or the server has stopped.
@@ -244,6 +267,12 @@ def _is_not_built(error: Exception, context: Context) -> bool:
     """Whether a method of a generated base class was called, which sets the code and raises."""
     chosen: grpc.StatusCode | None = context.code()
     return isinstance(error, NotImplementedError) and chosen is grpc.StatusCode.UNIMPLEMENTED
+
+
+def _is_cancelled() -> bool:
+    """Whether this call's own task was cancelled, rather than something that it awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _why_cancelled(context: Context) -> grpc.StatusCode:
