@@ -46,6 +46,11 @@ class Challenges:
         self._capacity = capacity
         self._open: OrderedDict[bytes, tuple[int, Bound]] = OrderedDict()
 
+    @property
+    def open_count(self) -> int:
+        """How many challenges are remembered."""
+        return len(self._open)
+
     def issue(self, bound: Bound, now_ms: int) -> tuple[bytes, int]:
         """Return a fresh challenge and the time it expires at."""
         self._forget_expired(now_ms)

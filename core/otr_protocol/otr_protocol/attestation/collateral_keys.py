@@ -5,7 +5,7 @@
                                                          both hashes SHA-384)
     snp/issuers/Milan    snp/issuers/Milan/vlek          ASK and ARK, ASVK and ARK of a product line
     snp/crl/Milan        snp/crl/Milan/vlek              its revocation list
-    snp/vcek/Milan/<chip id>/<TCB>                       a chip's certificate; the TCB as 4.0.23.213:
+    snp/vcek/Milan/<chip id>/<TCB>                       its certificate; the TCB as 4.0.23.213:
                                                          boot loader, TEE, SNP, microcode, FMC
     tdx/<FMSPC>/platform    sgx/<FMSPC>/processor        Intel's collateral of a platform family
 
