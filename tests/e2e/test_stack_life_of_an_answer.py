@@ -55,12 +55,11 @@ async def test_kill_9_of_the_log_in_mid_run_loses_and_doubles_nothing(tmp_path: 
 
         await asyncio.gather(*map(ask, range(4)))
         killed = asyncio.gather(*map(ask, range(4, 12)))
-        stack.supervisor.kill_unit("commitment")
-        await stack.supervisor.wait_unit("commitment")
+        await _kill_9(stack, "commitment")
         await killed
         await ask(12)
         await stack.supervisor.start_unit("commitment")
-        await stack.supervisor.wait_ready("commitment")
+        await stack.supervisor.until_ready("commitment")
         assert len(answered) == 13
         async with asyncio.timeout(60):
             while len(logged := await _statements(directory)) < len(answered):
@@ -73,8 +72,7 @@ async def test_kill_9_of_inference_loses_no_sealed_answer(tmp_path: Path) -> Non
     stack = LocalStack(directory, StackOptions(find_model(MODEL), window_seconds=1.0))
     async with stack:
         # Without the log nothing leaves the outbox, so the kill finds every answer in it.
-        stack.supervisor.kill_unit("commitment")
-        await stack.supervisor.wait_unit("commitment")
+        await _kill_9(stack, "commitment")
         asks = [raw(f"Verse {number}") for number in range(3)]
         given: list[Completed] = []
         async with _client(directory) as client:
@@ -82,11 +80,10 @@ async def test_kill_9_of_inference_loses_no_sealed_answer(tmp_path: Path) -> Non
                 async for event in client.generate(request):
                     if isinstance(event, Completed):
                         given.append(event)
-        stack.supervisor.kill_unit("inference")
-        await stack.supervisor.wait_unit("inference")
+        await _kill_9(stack, "inference")
         for name in ("commitment", "inference"):
             await stack.supervisor.start_unit(name)
-            await stack.supervisor.wait_ready(name)
+            await stack.supervisor.until_ready(name)
         async with _client(directory) as client:
             for request, before in zip(asks, given, strict=True):
                 answer, registered = await client.receipt(request, wait_ms=20_000)
@@ -95,6 +92,12 @@ async def test_kill_9_of_inference_loses_no_sealed_answer(tmp_path: Path) -> Non
                 assert kept.signed.signed == before.verified.signed.signed
         logged = await _statements(directory)
     assert logged == [each.verified.signed.payload_hash for each in given]
+
+
+async def _kill_9(stack: LocalStack, service: str) -> None:
+    process = stack.supervisor.process(service)
+    process.kill()
+    await process.wait()
 
 
 def _client(directory: StackDirectory) -> Client:

@@ -162,6 +162,6 @@ async def test_an_operator_delegates_beside_the_request(tmp_path: Path) -> None:
     asked = Delegation(public, b"s" * 32, "otr.local/log", 1 << 41)
     request = tmp_path / "session.request"
     request.write_bytes(asked.payload())
-    assert (await otr("operator", "delegate", request, "--key", key)).code == 0
+    assert (await otr("operator", "delegate", request, "--key", key, "--yes")).code == 0
     answered = open_delegation(request.with_suffix(".delegation").read_bytes())
     assert answered.delegation == asked

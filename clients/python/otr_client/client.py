@@ -236,8 +236,3 @@ class Client:
         """The server's current attestation token and delegation."""
         stub = await self._stub(current=False)
         return await stub.GetAttestation(pb.GetAttestationRequest())
-
-
-def reason(error: grpc.aio.AioRpcError) -> str:
-    """A line for people: code and message of a failed call."""
-    return f"{error.code().name}: {error.details()}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from otr_numerics.known_models import MODEL_IDS, OTR_TINY, SMOLLM2, models_directory
+from otr_numerics.model_file import inspect_model
 from otr_protocol.errors import UnknownError
 
 SERVED_NAMES = {SMOLLM2: "smollm2-135m-instruct", OTR_TINY: "otr-tiny"}
@@ -34,11 +35,40 @@ def models_home() -> Path:
 
 def find_model(model: str) -> ModelAtHand:
     """The model of that name or path. Raises ModelNotFoundError."""
-    known = models_home() / model
-    if model in MODEL_IDS and (known / "manifest.cbor").is_file():
-        return ModelAtHand(known, SERVED_NAMES[model], MODEL_IDS[model])
+    if model in MODEL_IDS and _is_model(models_home() / model):
+        return ModelAtHand(models_home() / model, SERVED_NAMES[model], MODEL_IDS[model])
     directory = Path(model)
-    if (directory / "manifest.cbor").is_file():
+    if _is_model(directory):
         return ModelAtHand(directory, directory.resolve().name, None)
-    hint = "; run `otr model fetch smollm2`" if model == SMOLLM2 else ""
-    raise ModelNotFoundError(f"no model {model!r} in {known}{hint}", field="model")
+    raise ModelNotFoundError(_why_not(model), field="model")
+
+
+def find_model_of(model_id: bytes) -> ModelAtHand | None:
+    """The known model with this id, if it is at hand."""
+    for name, known_id in MODEL_IDS.items():
+        if known_id == model_id and _is_model(models_home() / name):
+            return ModelAtHand(models_home() / name, SERVED_NAMES[name], known_id)
+    return None
+
+
+def has_chat_template(model: ModelAtHand) -> bool:
+    """Whether it can be asked in chat; without a template it continues raw text."""
+    return bool(inspect_model(model.directory).manifest.chat_template_digest)
+
+
+def _is_model(directory: Path) -> bool:
+    return (directory / "manifest.cbor").is_file()
+
+
+def _why_not(model: str) -> str:
+    if model == SMOLLM2:
+        return f"no model {model!r} in {models_home()}: run `otr model fetch {model}`"
+    directory = Path(model)
+    if directory.is_dir():
+        return f"{model} is no model directory: it has no manifest.cbor"
+    if len(directory.parts) > 1:
+        return f"no directory {model}"
+    return (
+        f"no model {model!r}: known are {', '.join(sorted(MODEL_IDS))} in {models_home()},"
+        " else give a model directory"
+    )

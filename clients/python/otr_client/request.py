@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from otr.inference.v1 import inference_pb2 as pb
 from otr_protocol.errors import MalformedError, RejectedError
-from otr_protocol.request import GREEDY, P16_ONE, SEED_BYTES, Sampling, seeded
+from otr_protocol.fields import MAX_INT64
+from otr_protocol.request import GREEDY, MAX_IDS, P16_ONE, SEED_BYTES, Sampling, seeded
+from otr_protocol.trace.ids import MAX_ID
 from otr_protocol.verify_answer import VerifiedAnswer
 
 ID_BYTES = 32
+# What the signed integer `tq` can encode (spec/numerics.md section 5), in round figures.
+MIN_TEMPERATURE = 0.0001
+MAX_TEMPERATURE = 100_000.0
 # Said explicitly, because a chat template may otherwise put in a text of its own.
 DEFAULT_SYSTEM = "You are a helpful AI assistant."
 
@@ -38,8 +43,9 @@ class AskInvalidError(MalformedError):
 class Ask:
     """One request. `prompt` is chat text unless `raw`; `prompt_ids`, when given, is used instead.
 
-    `temperature` 0 is greedy. `seed` is 32 bytes; fresh randomness when sampling without one.
-    Identifiers and salt are fresh randomness unless given, 32 bytes each.
+    `temperature` 0 is greedy, and takes neither seed nor `top_k` nor `top_p`. `seed` is 32 bytes;
+    fresh randomness when sampling without one. Identifiers and salt are fresh randomness unless
+    given, 32 bytes each. Raises AskInvalidError for what no request may have.
     """
 
     prompt: str = ""
@@ -62,12 +68,40 @@ class Ask:
     salt: bytes = field(default_factory=lambda: secrets.token_bytes(ID_BYTES))
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.temperature) or self.temperature < 0:
-            raise AskInvalidError("the temperature is 0 or more", field="temperature")
+        _check_texts(
+            {
+                "prompt": (self.prompt,),
+                "system": (self.system or "",),
+                "model": (self.model,),
+                "stop": self.stop,
+            }
+        )
+        for token_id in (*self.prompt_ids, *self.stop_ids):
+            _check_range(token_id, 0, MAX_ID, "token id")
+        _check_range(self.max_tokens, 1, MAX_IDS, "max_tokens")
+        _check_range(self.declared_value, 0, MAX_INT64, "declared_value")
+        if self.temperature == 0:
+            self._check_greedy()
+            return
+        if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
+            raise AskInvalidError(
+                f"the temperature is 0 or {MIN_TEMPERATURE} to {MAX_TEMPERATURE}",
+                field="temperature",
+            )
+        _check_range(self.top_k, 0, MAX_ID, "top_k")
         if not 0 < self.top_p <= 1:
             raise AskInvalidError("top_p is above 0 and at most 1", field="top_p")
-        if self.temperature and not self.seed:
+        if not self.seed:
             object.__setattr__(self, "seed", secrets.token_bytes(SEED_BYTES))
+        elif len(self.seed) != SEED_BYTES:
+            raise AskInvalidError(f"the seed has {SEED_BYTES} bytes", field="seed")
+
+    def _check_greedy(self) -> None:
+        """Greedy decoding would ignore these, and the answer would differ from what was meant."""
+        given = {"seed": bool(self.seed), "top_k": self.top_k != 0, "top_p": self.top_p != 1}
+        for name, is_given in given.items():
+            if is_given:
+                raise AskInvalidError(f"{name} needs a temperature above 0", field=name)
 
     @property
     def sampling(self) -> Sampling:
@@ -140,3 +174,16 @@ class Ask:
         if self.model not in ("", statement.model_id.hex(), verified.model_name):
             raise AnotherQuestionError("the answer is by another model", field="model")
         verified.require_not_cancelled(cancelled=cancelled)
+
+
+def _check_texts(texts: Mapping[str, Sequence[str]]) -> None:
+    for name, each in texts.items():
+        try:
+            "".join(each).encode()
+        except UnicodeEncodeError:
+            raise AskInvalidError(f"the {name} is not valid UTF-8", field=name) from None
+
+
+def _check_range(value: int, least: int, most: int, name: str) -> None:
+    if not least <= value <= most:
+        raise AskInvalidError(f"{name} is {least} to {most}", field=name)

@@ -1,63 +1,49 @@
-"""The command line: `otr up | generate | verify | inspect | demo | model | operator`.
+"""Entry point of the command `otr`, and what its exit codes mean.
 
-Exit codes: 0 done or verified, 1 refused or failed, 2 wrong usage. A user's mistake is one line on
-stderr, never a traceback.
+    0    done, verified
+    1    refused: a check, a rule or a service said no
+    2    nothing was judged: wrong usage, a file that cannot be read or written
+    130  interrupted
+
+A user's mistake is one line on stderr, never a traceback; with `--json` it is one object on stdout
+as well (but for wrong usage, which is a mistake of the program that wrote the command line).
+Everything else is imported inside `main`, so that Ctrl-C during the imports is no traceback either.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
-
-import typer
-
-from otr_client.cli import demo, generate, inspect, model, operator, up, verify
-from otr_client.cli.output import fail
-from otr_protocol.errors import Refusal
-
-app = typer.Typer(
-    name="otr",
-    help="Verifiable LLM inference: ask, verify offline, inspect, run the whole stack.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-app.command()(up.up)
-app.command()(generate.generate)
-app.command()(verify.verify)
-app.command()(inspect.inspect)
-app.command()(demo.demo)
-app.add_typer(model.app, name="model")
-app.add_typer(operator.app, name="operator")
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(version("otr-client"))
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Verifiable LLM inference."""
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line and exit."""
     try:
-        app()
-    except Refusal as refusal:
-        fail(refusal.reason, refusal.message)
-        sys.exit(1)
-    except OSError as error:
-        fail("OS_ERROR", str(error))
-        sys.exit(1)
+        sys.exit(_run())
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _run() -> int:
+    from grpc.aio import AioRpcError
+
+    from otr_client.cli.commands import app
+    from otr_client.cli.output import NOT_JUDGED, REFUSED, CommandFailedError, fail
+    from otr_protocol.errors import Refusal
+    from otr_server.status import reason_of
+
+    try:
+        app()  # ends with SystemExit
+    except CommandFailedError as error:
+        fail(error.reason, error.message, error.details)
+        return error.code
+    except Refusal as refusal:
+        fail(refusal.reason, refusal.message)
+        return REFUSED
+    except AioRpcError as error:
+        fail(reason_of(error) or error.code().name, error.details() or "the service gave no reason")
+        return REFUSED
+    except OSError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
+        fail("OS_ERROR", place + (error.strerror or str(error)))
+        return NOT_JUDGED
+    return 0

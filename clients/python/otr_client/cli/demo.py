@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import grpc
 import typer
 
-from otr_client.cli.output import emit, err, exit_with, fail, out
-from otr_client.client import reason
-from otr_client.demo.attacks import Attempt
-from otr_client.demo.run import AnswerReport, Listener, Report, run_demo
-from otr_client.models_at_hand import find_model
+from otr_client.cli.installed import require_stack
+from otr_client.cli.output import REFUSED, AsJson, emit, err, exit_with, out
+from otr_client.models_at_hand import find_model, has_chat_template
 from otr_client.stack.directory import StackDirectory, StackOptions
-from otr_client.stack.local import LocalStack
-from otr_client.stack.supervisor import ServiceFailedError
-from otr_numerics.model_file import inspect_model
-from otr_protocol.errors import Refusal
-from otr_protocol.verify_answer import Check
-from otr_server.status import reason_of
+
+if TYPE_CHECKING:  # needs the services, which `pip install otr-client` alone does not bring
+    from otr_client.demo.attacks import Attempt
+    from otr_client.demo.run import AnswerReport, Listener, Report
+    from otr_protocol.verify_answer import Check
 
 
 def demo(
@@ -32,47 +28,49 @@ def demo(
         Path | None, typer.Option("--dir", help="Keep the stack's files here; default: nowhere.")
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=2)] = 48,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show a real model answering verifiably, and attacks on its answers being refused.
 
     The TEE is simulated: formats and checks are the real ones, hardware is not involved.
+
+    Examples:
+
+        otr demo
+
+        otr demo --model otr-tiny --json
     """
+    require_stack()
+    from otr_client.demo.run import Listener, run_demo
+    from otr_client.stack.local import LocalStack
+
     options = StackOptions(found := find_model(model))
-    chat = bool(inspect_model(found.directory).manifest.chat_template_digest)
+    chat = has_chat_template(found)
     with tempfile.TemporaryDirectory(prefix="otr-demo-") as temporary:
         stack = LocalStack(StackDirectory(directory or Path(temporary)), options)
         tell = Listener() if as_json else _narrator(found.served_name)
-        try:
-            report = asyncio.run(
-                run_demo(stack, options, chat=chat, max_tokens=max_tokens, tell=tell)
-            )
-        except ServiceFailedError as error:
-            fail("SERVICE_FAILED", str(error))
-            raise exit_with(1) from None
-        except grpc.aio.AioRpcError as error:
-            fail(reason_of(error) or error.code().name, reason(error))
-            raise exit_with(1) from None
-        except Refusal as refusal:
-            fail(refusal.reason, refusal.message)
-            raise exit_with(1) from None
+        report = asyncio.run(run_demo(stack, options, chat=chat, max_tokens=max_tokens, tell=tell))
     if as_json:
         emit(report.document())
     else:
         _conclude(report)
     if not report.ok:
-        raise exit_with(1)
+        raise exit_with(REFUSED)
 
 
 def _narrator(model: str) -> Listener:
-    err.print(f"starting five services with {model} and a simulated TEE")
+    from otr_client.demo.run import Listener
+
+    err.print(
+        f"starting five services with {model} and a simulated TEE", markup=False, soft_wrap=True
+    )
     shown = False
 
     def ready(name: str) -> None:
         err.print(f"  {name} is up")
 
     def asked(prompt: str) -> None:
-        out.print(f"\n[bold cyan]> {prompt}[/]")
+        out.print(f"\n> {prompt}", style="bold cyan", markup=False, soft_wrap=True)
 
     def text(text: str) -> None:
         out.print(text, end="", markup=False, soft_wrap=True)

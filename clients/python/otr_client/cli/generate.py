@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated
 
 import grpc
 import typer
 
-from otr_client.cli.output import emit, err, exit_with, fail, out
-from otr_client.cli.up import DEFAULT_DIR
-from otr_client.client import Client, Completed, reason
+from otr_client.cli.ask_target import AskTarget, ask_target
+from otr_client.cli.output import NOT_JUDGED, AsJson, CommandFailedError, emit, err, out
+from otr_client.client import Chunk, Client, Completed
+from otr_client.models_at_hand import find_model_of
 from otr_client.request import DEFAULT_SYSTEM, Ask
-from otr_client.stack.directory import StackDirectory
-from otr_protocol.errors import Refusal
-from otr_protocol.trust import TrustRoots, load_roots
-from otr_server.channel import classify_handshake
+from otr_client.stack.paths import DEFAULT_DIR
+from otr_protocol.digest import H
+from otr_protocol.request import SEED_BYTES
+from otr_server.channel import UnreachableError, classify_handshake
 from otr_server.status import reason_of
-from otr_server.tls import ClientTls
+
+SERVERS_TEXT = "the text is the server's rendering of the signed ids: the model is not at hand"
 
 
 def generate(
@@ -48,85 +51,139 @@ def generate(
     wait_receipt: Annotated[
         bool, typer.Option("--wait-receipt", help="Wait until the log has registered it.")
     ] = False,
+    any_tls_key: Annotated[
+        bool,
+        typer.Option(
+            "--any-tls-key",
+            help="Do not check that the connection ends inside the TEE before the prompt is sent.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--out", help="Write the answer file (.otr).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    timeout_seconds: Annotated[
+        float, typer.Option("--timeout", min=1.0, help="Give up after so many seconds.")
+    ] = 600.0,
+    as_json: AsJson = False,
 ) -> None:
     """Ask a model; the answer is verified before the command succeeds.
 
+    Waits for a stack that is just starting.
+
     Examples:
+
         otr generate "What is the capital of France?" --out answer.otr
+
         otr generate "Name three colours." --temperature 0.8 --seed 7 --wait-receipt --json
     """
-    try:
-        ask = Ask(
-            prompt,
-            raw=raw,
-            system=system,
-            model=model,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=_seed(seed),
-            stop=stop or (),
-        )
-        server = _server(directory, target, roots, tls_dir)
-        completed = asyncio.run(_generate(server, ask, wait_receipt, quiet=as_json))
-    except grpc.aio.AioRpcError as error:
-        fail(reason_of(error) or error.code().name, reason(error))
-        raise exit_with(1) from None
-    except Refusal as refusal:
-        fail(refusal.reason, refusal.message)
-        raise exit_with(1) from None
-    if output is not None:
-        output.write_bytes(completed.answer)
-    if as_json:
-        emit(_document(completed, output))
-    else:
-        _summarise(completed, output)
-
-
-@dataclass(frozen=True, slots=True)
-class _Server:
-    """Whom to ask, as whom, and what to believe."""
-
-    target: str
-    tls: ClientTls
-    roots: TrustRoots
-
-
-async def _generate(server: _Server, ask: Ask, wait_receipt: bool, *, quiet: bool) -> Completed:
-    try:
-        async with Client(server.target, server.tls, server.roots) as client:
-            completed: Completed | None = None
-            async for event in client.generate(ask, wait_receipt=wait_receipt):
-                if isinstance(event, Completed):
-                    completed = event
-                elif not quiet:
-                    out.print(event.text, end="", markup=False, soft_wrap=True)
-    except grpc.aio.AioRpcError as error:
-        # A refused certificate looks like a server that is away; say which of the two it is.
-        refusal = await classify_handshake(error, server.target, server.tls, "inference")
-        raise (refusal or error) from error
-    assert completed is not None  # generate() ends with it or raises
-    return completed
-
-
-def _server(
-    directory: Path, target: str | None, roots: Path | None, tls_dir: Path | None
-) -> _Server:
-    stack = StackDirectory(directory)
-    if target is None or roots is None or tls_dir is None:
-        stack.require_prepared()
-    tls = (
-        ClientTls(tls_dir / "ca.pem", tls_dir / "client.pem", tls_dir / "client.key")
-        if tls_dir is not None
-        else stack.client_tls()
+    ask = Ask(
+        prompt,
+        raw=raw,
+        system=system,
+        model=model,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=_seed(seed),
+        stop=stop or (),
     )
-    pinned = load_roots((roots or stack.roots_file).read_bytes())
-    return _Server(target or stack.target("inference"), tls, pinned)
+    if output is not None:
+        _require_writable(output)
+
+    async def run() -> Completed:
+        server = await ask_target(directory, target, roots, tls_dir)
+        client = Client(
+            server.target, server.tls, server.roots, require_attested_channel=not any_tls_key
+        )
+        try:
+            async with client:
+                events = client.generate(
+                    ask, wait_receipt=wait_receipt, timeout_seconds=timeout_seconds
+                )
+                return await _generate(events, quiet=as_json)
+        except UnreachableError as error:
+            raise _away(server, error.message) from error
+        except grpc.aio.AioRpcError as error:
+            raise await _explained(error, server) from error
+
+    completed = asyncio.run(run())
+    notes = [*completed.verified.notes, *_text_notes(completed)]
+    if output is not None:
+        _write(output, completed, ask)
+    if as_json:
+        emit(_document(completed, notes, output))
+    else:
+        _summarise(completed, notes, output)
+
+
+async def _generate(events: AsyncIterator[Chunk | Completed], *, quiet: bool) -> Completed:
+    async for event in events:
+        if isinstance(event, Completed):
+            return event
+        if not quiet:
+            out.print(event.text, end="", markup=False, soft_wrap=True)
+    raise AssertionError("generate() ends with Completed or raises")
+
+
+async def _explained(error: grpc.aio.AioRpcError, server: AskTarget) -> Exception:
+    """What to say of a failed call: a refused certificate looks like a server that is away."""
+    refusal = await classify_handshake(error, server.target, server.tls, "inference")
+    if refusal is not None:
+        return refusal
+    if error.code() is grpc.StatusCode.UNAVAILABLE and reason_of(error) is None:
+        return _away(server, error.details() or "")
+    return error
+
+
+def _away(server: AskTarget, details: str) -> CommandFailedError:
+    return CommandFailedError(
+        "UNAVAILABLE",
+        f"no inference service answers at {server.target}; is `otr up` running? ({details})",
+    )
+
+
+def _require_writable(output: Path) -> None:
+    """Before anything is asked: an answer that cannot be kept is paid for all the same."""
+    parent = output.parent
+    if output.is_dir():
+        problem = "is a directory"
+    elif not parent.is_dir():
+        problem = "is in no directory"
+    elif not os.access(output if output.exists() else parent, os.W_OK):
+        problem = "is not writable"
+    else:
+        return
+    raise CommandFailedError("OUT_NOT_WRITABLE", f"--out {output} {problem}", code=NOT_JUDGED)
+
+
+def _write(output: Path, completed: Completed, ask: Ask) -> None:
+    try:
+        output.write_bytes(completed.answer)
+    except OSError as error:
+        request_id = ask.request_id.hex()
+        raise CommandFailedError(
+            "OUT_NOT_WRITABLE",
+            f"--out {output}: {error.strerror}; the answer is verified, and the server gives it"
+            f" again for request {request_id} (GetAnswer)",
+            code=NOT_JUDGED,
+            details={"request_id": request_id, "text": completed.text},
+        ) from None
+
+
+def _text_notes(completed: Completed) -> tuple[str, ...]:
+    """What is known of the text, which is not signed: the ids are. Raises CommandFailedError."""
+    at_hand = find_model_of(completed.verified.statement.model_id)
+    if at_hand is None:
+        return (SERVERS_TEXT,)
+    from otr_numerics.model_file import load_tokenizer
+
+    tokenizer = load_tokenizer(at_hand.directory, at_hand.expected_model_id)
+    if tokenizer.decode(completed.verified.blob.output_ids) != completed.text:
+        raise CommandFailedError(
+            "TEXT_DIFFERS", "the server's text is not what the signed ids say in this model"
+        )
+    return ()
 
 
 def _seed(text: str) -> bytes:
@@ -136,16 +193,13 @@ def _seed(text: str) -> bytes:
         seed = bytes.fromhex(text)
     except ValueError:
         seed = b""
-    if len(seed) == 32:
-        return seed
-    from otr_protocol.digest import H
-
-    return H(text.encode())
+    return seed if len(seed) == SEED_BYTES else H(text.encode("utf-8", "surrogateescape"))
 
 
-def _document(completed: Completed, output: Path | None) -> dict[str, object]:
+def _document(completed: Completed, notes: list[str], output: Path | None) -> dict[str, object]:
     verified = completed.verified
     return {
+        "ok": True,
         "text": completed.text,
         "finish_reason": completed.finish_reason,
         "model": verified.model_name,
@@ -159,12 +213,12 @@ def _document(completed: Completed, output: Path | None) -> dict[str, object]:
         "verified": True,
         "time_basis": verified.time_basis.value,
         "log_index": None if verified.receipt is None else verified.receipt.leaf_index,
-        "notes": list(verified.notes),
+        "notes": notes,
         "file": None if output is None else str(output),
     }
 
 
-def _summarise(completed: Completed, output: Path | None) -> None:
+def _summarise(completed: Completed, notes: list[str], output: Path | None) -> None:
     verified = completed.verified
     out.print()
     where = (
@@ -178,7 +232,7 @@ def _summarise(completed: Completed, output: Path | None) -> None:
         f" {verified.signed.payload_hash.hex()[:16]}, {where}",
         soft_wrap=True,
     )
-    for note in verified.notes:
+    for note in notes:
         err.print(f"  note: {note}", markup=False, soft_wrap=True)
     if output is not None:
         err.print(f"  wrote {output}", markup=False, soft_wrap=True)

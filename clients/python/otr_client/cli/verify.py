@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from otr_client.cli.output import emit, exit_with, fail, out
-from otr_client.cli.up import DEFAULT_DIR
-from otr_client.stack.paths import roots_file
-from otr_protocol.errors import Refusal
-from otr_protocol.trust import load_roots
+from otr_client.cli.files import read_answer, read_roots
+from otr_client.cli.output import AsJson, emit, exit_with, out
+from otr_client.stack.paths import DEFAULT_DIR, roots_file
 from otr_protocol.verify_answer import CHECKS, AnswerRefusedError, VerifiedAnswer, verify_answer
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="Answer file (.otr).", exists=True, dir_okay=False)],
+    file: Annotated[Path, typer.Argument(help="Answer file (.otr).")],
     roots: Annotated[
         Path | None, typer.Option(help="Trust roots file; default: the stack's in --dir.")
     ] = None,
@@ -25,25 +24,24 @@ def verify(
     require_receipt: Annotated[
         bool, typer.Option(help="Refuse an answer that the log has not registered.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Verify an answer file without any network. Exit code 0: every applicable check held.
+    """Verify an answer file without any network.
+
+    Exit code 0: every applicable check held. 1: a check failed. 2: nothing was judged, because the
+    answer or the trust roots could not be read.
 
     Examples:
         otr verify answer.otr --roots roots.json
+
         otr verify answer.otr --require-receipt --json
     """
-    from dataclasses import replace
-
-    try:
-        pinned = load_roots((roots or roots_file(directory)).read_bytes())
-    except Refusal as refusal:
-        fail(refusal.reason, f"trust roots: {refusal.message}")
-        raise exit_with(1) from None
+    pinned = read_roots(roots or roots_file(directory))
     if require_receipt:
         pinned = replace(pinned, require_receipt=True)
+    answer = read_answer(file)
     try:
-        verified = verify_answer(file.read_bytes(), pinned, time.time_ns() // 1_000_000)
+        verified = verify_answer(answer, pinned, time.time_ns() // 1_000_000)
     except AnswerRefusedError as refused:
         _refused(refused, as_json)
         raise exit_with(1) from None
@@ -54,6 +52,7 @@ def _refused(refused: AnswerRefusedError, as_json: bool) -> None:
     if as_json:
         emit(
             {
+                "ok": False,
                 "verified": False,
                 "failed_check": refused.check,
                 "reason": refused.reason,
@@ -76,6 +75,7 @@ def _verified(verified: VerifiedAnswer, as_json: bool) -> None:
     if as_json:
         emit(
             {
+                "ok": True,
                 "verified": True,
                 "checks": {check.name: check.line for check in verified.checks},
                 "notes": list(verified.notes),

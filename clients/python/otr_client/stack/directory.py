@@ -40,10 +40,13 @@ from otr_server.identity import DEFAULT_TRUST_DOMAIN
 from otr_server.tls import ClientTls
 
 SERVICES: Final = ("inference", "attestation", "commitment", "arbitration", "spotcheck")
-FIRST_DEFAULT_PORT: Final = 50051
 LOG_ORIGIN: Final = "otr.local/log"
 ISSUER: Final = "https://attestation.otr.local"
 START_ORDER: Final = ("commitment", "attestation", "arbitration", "spotcheck", "inference")
+# Health and metrics ports lie this far above a service's own.
+HEALTH_ABOVE: Final = 100
+METRICS_ABOVE: Final = 200
+HIGHEST_FIRST_PORT: Final = 65535 - METRICS_ABOVE - len(SERVICES) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,13 @@ class StackDirectory:
 
     def require_prepared(self) -> None:
         """Raise StackNotFoundError unless `prepare` has run here, now or in an earlier process."""
-        if not self.roots_file.is_file():
-            raise StackNotFoundError(f"no stack in {self.root}: start one with `otr up --dir`")
+        if not self.is_prepared:
+            raise StackNotFoundError(f"no stack in {self.root}: start one with `otr up`")
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether `prepare` has run here; its last file is the list of targets."""
+        return (self.root / "stack.json").is_file()
 
     def prepare(self, options: StackOptions) -> None:
         """Make what is missing and write the configuration. Raises the model's refusals."""
@@ -134,10 +142,6 @@ class StackDirectory:
     def health_target(self, service: str) -> str:
         """A service's plaintext health port."""
         return f"127.0.0.1:{self._ports[service].health}"
-
-    def metrics_url(self, service: str) -> str:
-        """A service's metrics page."""
-        return f"http://127.0.0.1:{self._ports[service].metrics}/metrics"
 
     def client_tls(self, role: str = "client", name: str | None = "local") -> ClientTls:
         """TLS material to call services with."""
@@ -302,11 +306,11 @@ def _model_id(model: ModelAtHand) -> bytes:
 
 
 def _choose_ports(first: int | None) -> dict[str, Ports]:
-    """Given ports in the order of SERVICES with health 100 and metrics 200 above, or free ones."""
+    """Given ports in the order of SERVICES, health and metrics above them, or free ones."""
     if first is not None:
         return {
-            name: Ports(first + index, first + index + 100, first + index + 200)
-            for index, name in enumerate(SERVICES)
+            name: Ports(port, port + HEALTH_ABOVE, port + METRICS_ABOVE)
+            for port, name in enumerate(SERVICES, start=first)
         }
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3 * len(SERVICES))]
     numbers = [each.getsockname()[1] for each in sockets]

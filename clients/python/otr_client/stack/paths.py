@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
+
+DEFAULT_DIR: Final = Path(".otr")
+"""The stack's directory unless the command is told another."""
 
 
 def roots_file(directory: Path) -> Path:

@@ -1,8 +1,9 @@
 """Starting, watching and stopping the services as processes of this machine.
 
-Each service is `python -m otr_<name>.main --config FILE`, logs to a file of its own, and counts
-as up when its health port says SERVING. A process that dies is reported with the end of its log;
-the stack is then stopped, since a development stack that limps hides what broke.
+Each service is `python -m otr_<name> --config FILE`, run by `child` so that it ends when we do. It
+logs to a file of its own, and counts as up when its health port says SERVING. A process that dies
+is reported with the end of its log; the stack is then stopped, since a development stack that limps
+hides what broke.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from otr_protocol.errors import UnavailableError
+
 START_SECONDS = 90.0
 STOP_SECONDS = 20.0
 LOG_TAIL_BYTES = 4096
 
 
-class ServiceFailedError(Exception):
+class ServiceFailedError(UnavailableError):
     """A service ended or did not become ready; the message holds the end of its log."""
+
+    reason = "SERVICE_FAILED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,8 @@ class Unit:
 class _Running:
     unit: Unit
     process: asyncio.subprocess.Process
+    log_start: int
+    """Size of the log when this run began: what stands before is of earlier runs."""
 
 
 class Supervisor:
@@ -63,10 +70,11 @@ class Supervisor:
             raise
 
     async def _all_ready(self, on_ready: Callable[[str], None]) -> None:
-        tasks = [
-            asyncio.create_task(self._until_ready(unit, on_ready), name=unit.name)
-            for unit in self._units
-        ]
+        async def ready(name: str) -> None:
+            await self.until_ready(name)
+            on_ready(name)
+
+        tasks = [asyncio.create_task(ready(unit.name), name=unit.name) for unit in self._units]
         try:
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.gather(*tasks)
@@ -82,13 +90,16 @@ class Supervisor:
         unit = next(unit for unit in self._units if unit.name == name)
         unit.log.parent.mkdir(parents=True, exist_ok=True)
         with unit.log.open("ab") as log:
+            log_start = log.tell()
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
+                "otr_client.stack.child",
                 unit.module,
                 "--config",
                 str(unit.config),
-                stdin=asyncio.subprocess.DEVNULL,
+                # Never written to: its end tells the child that we are gone.
+                stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 # Their own group: Ctrl-C reaches us alone, and we stop them in order.
@@ -96,20 +107,11 @@ class Supervisor:
                 # grpc's core writes plain lines between the JSON of the logs otherwise.
                 env=os.environ | {"PYTHONUNBUFFERED": "1", "GRPC_VERBOSITY": "NONE"},
             )
-        self._running[name] = _Running(unit, process)
+        self._running[name] = _Running(unit, process, log_start)
 
-    async def wait_ready(self, name: str) -> None:
-        """Wait until one unit says SERVING."""
-        async with asyncio.timeout(START_SECONDS):
-            await self._until_ready(self._running[name].unit, lambda _: None)
-
-    def kill_unit(self, name: str) -> None:
-        """`kill -9`: for showing that nothing acknowledged is lost."""
-        self._running[name].process.kill()
-
-    async def wait_unit(self, name: str) -> int:
-        """Wait for a unit's process to end and return its exit code."""
-        return await self._running[name].process.wait()
+    def process(self, name: str) -> asyncio.subprocess.Process:
+        """A started unit's process."""
+        return self._running[name].process
 
     async def first_exit(self) -> str:
         """Wait until any unit ends and return its name."""
@@ -123,10 +125,11 @@ class Supervisor:
         return waits[done.pop()]
 
     def log_tail(self, name: str) -> str:
-        """The end of a unit's log."""
-        path = self._running[name].unit.log
+        """The end of what a unit has logged in this run."""
+        running = self._running[name]
+        path = running.unit.log
         with path.open("rb") as log:
-            log.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+            log.seek(max(running.log_start, path.stat().st_size - LOG_TAIL_BYTES))
             return log.read().decode("utf-8", "replace")
 
     async def stop(self) -> None:
@@ -143,8 +146,9 @@ class Supervisor:
                 await running.process.wait()
         self._running.clear()
 
-    async def _until_ready(self, unit: Unit, on_ready: Callable[[str], None]) -> None:
-        process = self._running[unit.name].process
+    async def until_ready(self, name: str) -> None:
+        """Wait until a started unit says SERVING. Raises ServiceFailedError when it ends."""
+        unit, process = self._running[name].unit, self._running[name].process
         async with grpc.aio.insecure_channel(unit.health_target) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             while True:
@@ -156,6 +160,5 @@ class Supervisor:
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                        on_ready(unit.name)
                         return
                 await asyncio.sleep(0.1)
