@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -223,3 +226,24 @@ def test_a_control_token_that_swallows_its_neighbours_is_refused() -> None:
     added[1]["rstrip"] = True
     with pytest.raises(TokenizerMalformedError):
         ModelTokenizer(changed(added_tokens=added), TABLE)
+
+
+def test_other_threads_run_while_a_long_text_is_encoded() -> None:
+    ended = threading.Event()
+    turns = []
+
+    def count() -> None:
+        while not ended.is_set():
+            time.sleep(0.001)
+            turns.append(time.monotonic())
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    started = time.monotonic()
+    TOKENIZER.encode("the quick brown fox " * 20_000)
+    stopped = time.monotonic()
+    ended.set()
+    counter.join()
+    # With the GIL held for the whole time there would be one turn at the very end.
+    between = [started, *(turn for turn in turns if started < turn < stopped), stopped]
+    assert max(later - turn for turn, later in pairwise(between)) < 0.6 * (stopped - started)
