@@ -136,8 +136,8 @@ async def test_a_role_that_the_process_does_not_take_is_not_served(stack: Stack)
     tls = stack.directory.client_tls()
     target = stack.directory.target("attestation")
     async with open_channel(target, tls, "attestation") as channel:
+        stub = rpc.CollateralServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            stub = rpc.CollateralServiceStub(channel)
             await stub.GetCollateral(pb.GetCollateralRequest(key="rim/x"))
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
