@@ -18,9 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from otr.attestation.v1 import attestation_pb2 as pb
 from otr.attestation.v1 import attestation_pb2_grpc as rpc
+from otr.commitment.v1 import commitment_pb2 as log_pb
 from otr_attestation.main import start
 from otr_attestation.settings import CollateralSettings, PolicySettings, Settings
 from otr_devtee import Attester
+from otr_log.peer import LogPeer
 from otr_protocol import dcbor
 from otr_protocol.attestation import ocsp
 from otr_protocol.attestation.collateral import CollateralBundle
@@ -193,12 +195,11 @@ def write_collateral(root: Path, bundle: CollateralBundle) -> Path:
 
 async def blobs_held(log: LogService, *digests: bytes) -> list[bool]:
     """Which blobs the log holds."""
-    from otr.commitment.v1 import commitment_pb2 as log_pb  # only here
-
     held = await log.stub("watcher").HasBlobs(log_pb.HasBlobsRequest(digests=digests))
     return list(held.held)
 
 
-def blob_digest(data: bytes) -> bytes:
-    """The address of a blob."""
-    return H(data)
+async def put_blob(log: LogService, data: bytes) -> None:
+    """Put a blob into the log, as an attestation service would."""
+    log.stub("attestation")
+    await LogPeer(log.channels["attestation"]).put_blobs([(H(data), data)])
