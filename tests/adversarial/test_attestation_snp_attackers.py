@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -11,9 +12,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from otr_devtee import reports
 from otr_devtee.snp_issuing import issue_authority
 from otr_protocol.attestation.amd import snp_chain, snp_report
+from otr_protocol.attestation.amd.snp_appraisal import appraise_snp
 from otr_protocol.attestation.amd.snp_product import GENOA, MILAN, TURIN, ProductLine
 from otr_protocol.attestation.amd.snp_report import SigningKey, TcbVersion
 from otr_protocol.attestation.certificates import RootUntrustedError
+from otr_protocol.attestation.collateral import collect
+from otr_protocol.attestation.evidence import SEV_SNP, CpuEvidence
+from otr_protocol.attestation.policy import Policy
 from otr_protocol.attestation.verdict import Status
 from support import devtee_world
 from support import snp_world as world
@@ -310,6 +315,23 @@ def test_a_chips_key_is_of_the_vendors_own_kind() -> None:
     of = machine()
     authority_as_chip = dataclasses.replace(of, key=of.intermediate.key).certified()
     assert reasons(appraise(of, certificate=authority_as_chip.certificate)) == ["CERTIFICATE_CHAIN"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"event_log": b"x"}, {"certificates": ()}, {"certificates": (b"x", b"y")}]
+)
+def test_something_comes_beside_the_report_that_does_not_belong(changes: dict[str, Any]) -> None:
+    of = machine()
+    evidence = CpuEvidence(SEV_SNP, of.report(), (of.certificate,))
+    appraisal = appraise_snp(
+        dataclasses.replace(evidence, **changes),
+        report_data=world.REPORT_DATA,
+        collateral=collect(rims={}, snp_issuers=[(of.intermediate.der, of.ark.der)]),
+        policy=Policy(cpu_measurements=(world.IMAGE,)),
+        roots=[world.roots(of)],
+        now_s=NOW,
+    )
+    assert reasons(appraisal) == ["CPU_EVIDENCE_MALFORMED"]
 
 
 def test_the_development_machine_is_a_milan_as_before() -> None:
