@@ -98,6 +98,7 @@ def certificate(
     extension: bytes = b"",
     days: tuple[int, int] = (-100, 1000),
     key: ec.EllipticCurvePrivateKey | None = None,
+    algorithm: hashes.HashAlgorithm | None = None,
 ) -> Signer:
     """A new certificate of Intel's profile, valid from and to days counted from NOW."""
     key = key or ec.generate_private_key(ec.SECP256R1())
@@ -119,7 +120,8 @@ def certificate(
     if extension:
         oid = x509.ObjectIdentifier(_SGX)
         builder = builder.add_extension(x509.UnrecognizedExtension(oid, extension), critical=False)
-    return Signer(key, builder.sign(issuer.key if issuer else key, hashes.SHA256()))
+    signed = builder.sign(issuer.key if issuer else key, algorithm or hashes.SHA256())
+    return Signer(key, signed)
 
 
 def platform_extension(
@@ -379,7 +381,12 @@ def collateral(
     )
 
 
-def crl(issuer: Signer, revoked: tuple[int, ...] = (), days: tuple[int, int] = (-1, 29)) -> bytes:
+def crl(
+    issuer: Signer,
+    revoked: tuple[int, ...] = (),
+    days: tuple[int, int] = (-1, 29),
+    algorithm: hashes.HashAlgorithm | None = None,
+) -> bytes:
     """A revocation list, DER."""
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -399,7 +406,8 @@ def crl(issuer: Signer, revoked: tuple[int, ...] = (), days: tuple[int, int] = (
             .revocation_date(moment(NOW) - timedelta(days=2))
             .build()
         )
-    return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.DER)
+    signed = builder.sign(issuer.key, algorithm or hashes.SHA256())
+    return signed.public_bytes(Encoding.DER)
 
 
 POLICY = Policy(

@@ -20,7 +20,6 @@ from typing import Final
 import dcap_qvl
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from otr_protocol.attestation.certificates import (
     MAX_CERTIFICATE_BYTES,
@@ -36,6 +35,7 @@ CHAIN_LENGTH: Final = 3
 MAX_CHAIN_BYTES: Final = 12 * 1024
 ECDSA_WITH_SHA256: Final = x509.ObjectIdentifier("1.2.840.10045.4.3.2")
 
+_ECDSA_WITH_SHA256: Final = bytes.fromhex("300a06082a8648ce3d040302")
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----\n"
 _END: Final = b"-----END CERTIFICATE-----\n"
 _LINE: Final = 64
@@ -172,7 +172,7 @@ def parse_certificate(der: bytes) -> IntelCertificate:
     try:
         parsed = x509.load_der_x509_certificate(der)
         key = parsed.public_key()
-        canonical = parsed.public_bytes(Encoding.DER)
+        tbs, signature = parsed.tbs_certificate_bytes, parsed.signature
         is_ca = parsed.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
         # Names are decoded lazily, and a decoding that fails must fail here.
         subject, issuer = parsed.subject.public_bytes(), parsed.issuer.public_bytes()
@@ -182,23 +182,32 @@ def parse_certificate(der: bytes) -> IntelCertificate:
         )
     except (*PARSE_ERRORS, x509.ExtensionNotFound) as error:
         raise CertificateMalformedError("not a certificate that can be read") from error
-    if canonical != der:
-        raise CertificateMalformedError("a certificate has more than one encoding")
+    # What lies outside the signed part is built anew, so that none of it can be written otherwise.
+    algorithm_and_signature = _ECDSA_WITH_SHA256 + _tlv(0x03, b"\0" + signature)
+    if der != _tlv(0x30, tbs + algorithm_and_signature):
+        raise CertificateMalformedError("a certificate is not signed with ECDSA and SHA-256")
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CertificateMalformedError("a certificate's key is not P-256")
-    if parsed.signature_algorithm_oid != ECDSA_WITH_SHA256:
-        raise CertificateMalformedError("a certificate is not signed with ECDSA and SHA-256")
     return IntelCertificate(
         der=der,
-        tbs=parsed.tbs_certificate_bytes,
+        tbs=tbs,
         serial=parsed.serial_number,
         subject=subject,
         issuer=issuer,
         is_ca=is_ca,
         key=key,
-        signature=parsed.signature,
+        signature=signature,
         validity=validity,
     )
+
+
+def _tlv(tag: int, content: bytes) -> bytes:
+    """A DER element of at most 64 KiB."""
+    length = len(content)
+    if length < 0x80:
+        return bytes((tag, length)) + content
+    width = 1 if length < 0x100 else 2
+    return bytes((tag, 0x80 | width)) + length.to_bytes(width, "big") + content
 
 
 @lru_cache(maxsize=256)
