@@ -149,6 +149,12 @@ def test_a_quote_cut_short_anywhere_is_refused(version: int) -> None:
         assert status(judge(data[:length])) is Status.CONTRAINDICATED, length
 
 
+@pytest.mark.parametrize("length", [0, 63, 128, 130, 134, 700])
+def test_signature_data_that_end_inside_a_field_are_refused(length: int) -> None:
+    data = replaced(world.quote(), SIGNATURE_LENGTH, length.to_bytes(4, "little"))
+    assert reasons(judge(data[: SIGNATURE + length])) == ["INTEL_QUOTE_MALFORMED"]
+
+
 def test_a_quote_over_the_size_limit_is_refused_before_it_is_parsed() -> None:
     data = world.quote() + bytes(tdx_quote.MAX_QUOTE_BYTES)
     assert reasons(judge(data)) == ["INTEL_QUOTE_MALFORMED"]

@@ -98,7 +98,7 @@ def certificate(
     extension: bytes = b"",
     days: tuple[int, int] = (-100, 1000),
     key: ec.EllipticCurvePrivateKey | None = None,
-    algorithm: hashes.HashAlgorithm | None = None,
+    algorithm: hashes.SHA256 | hashes.SHA384 | None = None,
 ) -> Signer:
     """A new certificate of Intel's profile, valid from and to days counted from NOW."""
     key = key or ec.generate_private_key(ec.SECP256R1())
@@ -385,7 +385,7 @@ def crl(
     issuer: Signer,
     revoked: tuple[int, ...] = (),
     days: tuple[int, int] = (-1, 29),
-    algorithm: hashes.HashAlgorithm | None = None,
+    algorithm: hashes.SHA256 | hashes.SHA384 | None = None,
 ) -> bytes:
     """A revocation list, DER."""
     builder = (
