@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -248,3 +249,41 @@ async def test_an_upload_that_takes_too_long_is_ended(tmp_path: Path) -> None:
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert reason_of(error) == "UPLOAD_TOO_SLOW"
         assert uploads(service) == []
+
+
+HUGE = bytes(20 << 20)  # more than the connection takes from a server whose client does not read
+
+
+async def rest_of(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def test_a_client_that_does_not_read_holds_its_place_only_so_long(tmp_path: Path) -> None:
+    limits = Limits(max_downloads=1, download_seconds=0.5)
+    async with log_service(tmp_path, limits=limits) as service:
+        await logs.put(service.stub(), HUGE, b"small")
+        stuck = service.stub("client").GetBlob(pb.GetBlobRequest(digest=H(HUGE)))
+        await stuck.read()
+        error = await refused(logs.get(service.stub("watcher"), H(b"small")))
+        assert reason_of(error) == "TOO_MANY_TRANSFERS"
+        await asyncio.sleep(0.7)
+        assert await logs.get(service.stub("watcher"), H(b"small")) == b"small"
+        error = await refused(rest_of(stuck))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert reason_of(error) == "DOWNLOAD_TOO_SLOW"
+
+
+async def test_one_caller_cannot_have_all_downloads(tmp_path: Path) -> None:
+    async with log_service(tmp_path, limits=Limits(max_downloads=8)) as service:
+        await logs.put(service.stub(), HUGE, b"small")
+        calls = [
+            service.stub("client").GetBlob(pb.GetBlobRequest(digest=H(HUGE))) for _ in range(2)
+        ]
+        for call in calls:
+            await call.read()
+        error = await refused(logs.get(service.stub("client"), H(b"small")))
+        assert reason_of(error) == "TOO_MANY_TRANSFERS"
+        assert await logs.get(service.stub("watcher"), H(b"small")) == b"small"
+        for call in calls:
+            call.cancel()

@@ -66,6 +66,8 @@ def test_a_guard_among_the_data_that_it_guards_is_refused(guard: str) -> None:
         {"max_waiters": 0},
         {"max_blob_bytes": 1 << 30},
         {"upload_seconds": 0},
+        {"download_seconds": 0},
+        {"caller_share": 0},
     ],
 )
 def test_a_limit_that_would_not_hold_is_refused(limits: dict[str, int]) -> None:

@@ -12,10 +12,11 @@ from otr_commitment.admission import Admission, Admitted
 from otr_commitment.lookup import By, Key, find
 from otr_commitment.metrics import LogMetrics
 from otr_commitment.ports import Reader
-from otr_commitment.sequencer import Committed, Registered, Submission
+from otr_commitment.sequencer import MAX_POOL_ENTRIES, Committed, Registered, Submission
 from otr_commitment.standing import Standing
 from otr_protocol.errors import ExhaustedError, Refusal
 from otr_protocol.tlog.entry import EntryKind
+from otr_server.shares import Shares, share_of
 
 RETRY_MS: Final = 200
 # Handing a call to a thread and back costs more than to admit a record or two (0.1 to 0.3 ms each).
@@ -49,6 +50,7 @@ class Appender:
         metrics: LogMetrics,
         *,
         max_pending: int,
+        share: float,
     ) -> None:
         self._admission = admission
         self._reader = reader
@@ -56,8 +58,13 @@ class Appender:
         self._standing = standing
         self._threads = threads
         self._metrics = metrics
-        self._max_pending = max_pending
-        self._pending = 0
+        self._pending = Shares(
+            max_pending,
+            share_of(max_pending, share, least=MAX_POOL_ENTRIES),
+            TooManyPendingError,
+            "records that wait for their commit",
+            retry_ms=RETRY_MS,
+        )
 
     def connect(self, submit: Callable[[Submission], None]) -> None:
         """Where admitted records go; never called for a log that may not go on."""
@@ -71,11 +78,9 @@ class Appender:
         reason for which this process appends no more.
         """
         self._standing.require_good()
-        if self._pending + len(offered) > self._max_pending:
-            raise TooManyPendingError("too many records are waiting", retry_after_ms=RETRY_MS)
+        self._pending.take(submitter, len(offered))
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Registered]] = loop.create_future()
-        self._pending += len(offered)
         if len(offered) <= INLINE_RECORDS:
             self._admit(offered, submitter, future, loop)
         else:
@@ -85,7 +90,7 @@ class Appender:
     def deliver(self, committed: Committed) -> None:
         """Tell the callers of a pool what came of it; on the event loop."""
         for submission, outcome in committed.outcomes:
-            self._finish(len(submission.records), submission.future, outcome)
+            self._finish(submission.submitter, len(submission.records), submission.future, outcome)
 
     def _admit(
         self,
@@ -104,7 +109,7 @@ class Appender:
         except Exception as error:
             if isinstance(error, Refusal):
                 self._metrics.append_refused.inc(len(offered))
-            loop.call_soon_threadsafe(self._finish, len(offered), future, error)
+            loop.call_soon_threadsafe(self._finish, submitter, len(offered), future, error)
 
     def _admitted(self, offered: Offered, tokens_seen: set[bytes]) -> Admitted:
         try:
@@ -126,11 +131,12 @@ class Appender:
 
     def _finish(
         self,
+        submitter: str,
         records: int,
         future: asyncio.Future[list[Registered]],
         outcome: list[Registered] | Exception,
     ) -> None:
-        self._pending -= records
+        self._pending.give_back(submitter, records)
         if future.done():
             return  # the caller went away; what it sent is in the log all the same
         if isinstance(outcome, Exception):

@@ -7,13 +7,13 @@ never abandoned: if the call is cancelled meanwhile, its clean-up waits for the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from otr_commitment.ports import Blobs, BlobSizeError, Download, Upload
 from otr_protocol.errors import ExhaustedError, UnavailableError
+from otr_server.shares import Shares, share_of
 
 STEP_BYTES: Final = 1 << 20
 CHUNK_BYTES: Final = 256 << 10
@@ -34,8 +34,14 @@ class UploadTooSlowError(UnavailableError):
     reason = "UPLOAD_TOO_SLOW"
 
 
+class DownloadTooSlowError(UnavailableError):
+    """The download took longer than one may: the client did not read."""
+
+    reason = "DOWNLOAD_TOO_SLOW"
+
+
 class BlobTransfers:
-    """Moves blobs for callers on the event loop."""
+    """Moves blobs for callers on the event loop. `share` is how many places one caller may hold."""
 
     def __init__(
         self,
@@ -44,21 +50,26 @@ class BlobTransfers:
         *,
         max_uploads: int,
         max_downloads: int,
+        share: float,
         upload_seconds: float,
+        download_seconds: float,
     ) -> None:
         self._blobs = blobs
         self._threads = threads
-        self._uploads = _Slots(max_uploads)
-        self._downloads = _Slots(max_downloads)
+        self._uploads = _places(max_uploads, share)
+        self._downloads = _places(max_downloads, share)
         self._upload_seconds = upload_seconds
+        self._download_seconds = download_seconds
 
-    async def store(self, digest: bytes, size_bytes: int, chunks: AsyncIterator[bytes]) -> bool:
+    async def store(
+        self, caller: str, digest: bytes, size_bytes: int, chunks: AsyncIterator[bytes]
+    ) -> bool:
         """Store a blob from its chunks, durably; says whether it was held before.
 
         Raises BlobSizeError, BlobDigestError, StorageFullError, TooManyTransfersError or
         UploadTooSlowError.
         """
-        with self._uploads.taken():
+        with self._uploads.taken(caller):
             steps = _UploadSteps(self._blobs, digest, size_bytes)
             try:
                 async with asyncio.timeout(self._upload_seconds):
@@ -71,25 +82,36 @@ class BlobTransfers:
             finally:
                 await self._on_thread(steps.discard)
 
-    async def load(self, digest: bytes) -> AsyncIterator[bytes]:
-        """The chunks of a blob, verified before the first one.
+    async def load(
+        self, caller: str, digest: bytes, write: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        """Hand the chunks of a blob to `write`, verified before the first one.
 
-        Raises BlobUnknownError, DamagedError or TooManyTransfersError.
+        Raises BlobUnknownError, DamagedError, TooManyTransfersError or DownloadTooSlowError.
         """
-        with self._downloads.taken():
-            download: list[Download] = []
+        with self._downloads.taken(caller):
             try:
-                await self._on_thread(lambda: download.append(self._blobs.open(digest)))
-                while data := await self._on_thread(lambda: download[0].read(STEP_BYTES)):
-                    for start in range(0, len(data), CHUNK_BYTES):
-                        yield data[start : start + CHUNK_BYTES]
-            finally:
-                for each in download:
-                    each.close()
+                async with asyncio.timeout(self._download_seconds):
+                    await self._send(digest, write)
+            except TimeoutError:
+                raise DownloadTooSlowError(
+                    f"the download took longer than {self._download_seconds:g} s"
+                ) from None
 
     async def held(self, digests: list[bytes]) -> list[bool]:
         """Which of the blobs are held."""
         return await self._on_thread(lambda: [self._blobs.present(each) for each in digests])
+
+    async def _send(self, digest: bytes, write: Callable[[bytes], Awaitable[None]]) -> None:
+        download: list[Download] = []
+        try:
+            await self._on_thread(lambda: download.append(self._blobs.open(digest)))
+            while data := await self._on_thread(lambda: download[0].read(STEP_BYTES)):
+                for start in range(0, len(data), CHUNK_BYTES):
+                    await write(data[start : start + CHUNK_BYTES])
+        finally:
+            for each in download:
+                each.close()
 
     async def _receive(
         self, steps: _UploadSteps, size_bytes: int, chunks: AsyncIterator[bytes]
@@ -143,18 +165,11 @@ class _UploadSteps:
             self._upload.discard()
 
 
-class _Slots:
-    """A bound that refuses instead of queueing."""
-
-    def __init__(self, limit: int) -> None:
-        self._left = limit
-
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        if self._left < 1:
-            raise TooManyTransfersError("too many blobs are on their way", retry_after_ms=RETRY_MS)
-        self._left -= 1
-        try:
-            yield
-        finally:
-            self._left += 1
+def _places(limit: int, share: float) -> Shares:
+    return Shares(
+        limit,
+        share_of(limit, share),
+        TooManyTransfersError,
+        "blobs on their way",
+        retry_ms=RETRY_MS,
+    )

@@ -144,7 +144,8 @@ async def _start(settings: Settings, clock: Clock, closing: contextlib.ExitStack
     log_ = await asyncio.to_thread(open_log, settings, metrics, closing)
     loop = asyncio.get_running_loop()
     limits = settings.limits
-    publication = Publication(log_.published, max_waiters=limits.max_waiters)
+    share = limits.caller_share
+    publication = Publication(log_.published, max_waiters=limits.max_waiters, share=share)
     readers = _threads(closing, 4, "log reader")
     appender = Appender(
         Admission(log_.blobs, verify_statements=settings.verify_statements),
@@ -153,6 +154,7 @@ async def _start(settings: Settings, clock: Clock, closing: contextlib.ExitStack
         _threads(closing, 1, "log admission"),
         metrics,
         max_pending=limits.max_pending_entries,
+        share=share,
     )
 
     def deliver(committed: Committed) -> None:
@@ -192,7 +194,9 @@ async def _start(settings: Settings, clock: Clock, closing: contextlib.ExitStack
             _threads(closing, 8, "log blobs"),
             max_uploads=limits.max_uploads,
             max_downloads=limits.max_downloads,
+            share=share,
             upload_seconds=limits.upload_seconds,
+            download_seconds=limits.download_seconds,
         ),
         readers,
         max_blob_bytes=limits.max_blob_bytes,

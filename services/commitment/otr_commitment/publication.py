@@ -7,10 +7,12 @@ beyond the published head, although the store may already hold the next one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection
 
 from otr_commitment.ports import Head, Mark
 from otr_protocol.errors import ExhaustedError, RejectedError
+from otr_server.shares import DEFAULT_SHARE, Shares, share_of
 
 RETRY_MS = 1000
 
@@ -28,13 +30,23 @@ class NotPublishedError(RejectedError):
 
 
 class Publication:
-    """The newest published head; started with None, there is nothing to stand behind."""
+    """The newest published head; started with None, there is nothing to stand behind.
 
-    def __init__(self, head: Head | None, *, max_waiters: int) -> None:
+    At most `max_waiters` calls wait for more of it, of one caller the part `share` of them.
+    """
+
+    def __init__(
+        self, head: Head | None, *, max_waiters: int, share: float = DEFAULT_SHARE
+    ) -> None:
         self._head = head
-        self._max_waiters = max_waiters
+        self._waiters = Shares(
+            max_waiters,
+            share_of(max_waiters, share),
+            TooManyWaitersError,
+            "calls that wait for the log",
+            retry_ms=RETRY_MS,
+        )
         self._closed = False
-        self._waiters = 0
         self._by_size: dict[asyncio.Future[None], int] = {}
         self._by_prefix: dict[int, set[asyncio.Future[None]]] = {}
 
@@ -76,7 +88,7 @@ class Publication:
             for waiter in waiters:
                 _wake(waiter)
 
-    async def reach(self, tree_size: int, seconds: float | None) -> bool:
+    async def reach(self, caller: str, tree_size: int, seconds: float | None) -> bool:
         """Whether the published tree has `tree_size` leaves, waiting so long for it (None: ever).
 
         Raises TooManyWaitersError.
@@ -85,7 +97,7 @@ class Publication:
             waiter = self._new_waiter()
             self._by_size[waiter] = tree_size
             try:
-                await self._wait(waiter, seconds)
+                await self._wait(caller, waiter, seconds)
             finally:
                 del self._by_size[waiter]
         return self.head.tree_size >= tree_size
@@ -100,18 +112,12 @@ class Publication:
             waiter.set_result(None)
         return waiter
 
-    async def _wait(self, waiter: asyncio.Future[None], seconds: float | None) -> None:
-        if self._waiters >= self._max_waiters:
-            waiter.cancel()
-            raise TooManyWaitersError("too many calls wait for the log", retry_after_ms=RETRY_MS)
-        self._waiters += 1
+    async def _wait(self, caller: str, waiter: asyncio.Future[None], seconds: float | None) -> None:
         try:
-            async with asyncio.timeout(seconds):
-                await waiter
-        except TimeoutError:
-            pass
+            with self._waiters.taken(caller), contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await waiter
         finally:
-            self._waiters -= 1
             waiter.cancel()
 
 
@@ -136,10 +142,10 @@ class Expected:
         if not waiters:
             self._publication._by_prefix.pop(self._prefix, None)
 
-    async def wait(self, seconds: float) -> None:
+    async def wait(self, caller: str, seconds: float) -> None:
         """Return when such an entry was published, or after `seconds`."""
         assert self._waiter is not None
-        await self._publication._wait(self._waiter, seconds)
+        await self._publication._wait(caller, self._waiter, seconds)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

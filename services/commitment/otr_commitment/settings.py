@@ -21,8 +21,12 @@ class Limits:
     """Blobs on their way in at once."""
     max_downloads: int = 64
     """Blobs on their way out at once."""
+    caller_share: float = 0.25
+    """How much of each of these one identity may take."""
     upload_seconds: float = 120.0
     """How long one upload may take."""
+    download_seconds: float = 120.0
+    """How long one download may take: a client that does not read holds its place no longer."""
     max_blob_bytes: int = 64 << 20
     """Of one blob; the contract allows no more than 64 MiB."""
 
@@ -32,8 +36,11 @@ class Limits:
                 raise ValueError(f"{name} is at least 1")
         if not 1 <= self.max_blob_bytes <= 64 << 20:
             raise ValueError("max_blob_bytes is 1 to 67108864")
-        if self.upload_seconds <= 0:
-            raise ValueError("upload_seconds is more than 0")
+        for name in ("upload_seconds", "download_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is more than 0")
+        if not 0 < self.caller_share <= 1:
+            raise ValueError("caller_share is more than 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True)
