@@ -19,8 +19,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from otr.inference.v1 import inference_pb2 as pb
 from otr_client.client import Client, Completed, GenerationFailedError
 from otr_client.request import Ask
+from otr_client.stack.directory import StackDirectory
 from otr_devtee import DevelopmentPki
 from otr_inference.settings import Limits
+from otr_protocol import cose
 from otr_protocol.answer import open_answer
 from otr_protocol.attestation.ear import AttestationResult, verify_token
 from otr_protocol.digest import H
@@ -136,6 +138,34 @@ async def test_when_the_attestation_lapses_nothing_is_signed_until_it_is_renewed
         assert after.verified.statement.seq == 0
         async with stack.client() as client:  # what was answered before stays answered
             assert client.check(ask, before.answer).signed == before.verified.signed
+
+
+async def grant(stack: Stack) -> None:
+    """An operator that answers every request for a delegation."""
+    key = stack.directory.operator_key()
+    public = key.public_key().public_bytes_raw()
+    while True:
+        for request in (stack.directory.root / "delegations").glob("*.request"):
+            signed = request.with_suffix(".signed")
+            signed.write_bytes(cose.sign1(request.read_bytes(), key.sign, public))
+            signed.replace(request.with_suffix(".delegation"))
+        await asyncio.sleep(0.1)
+
+
+async def test_a_token_that_ends_while_a_delegation_is_awaited_is_reported(tmp_path: Path) -> None:
+    make_older_tee(tmp_path)
+    outside = {"operator_key_file": None, "delegation_dir": tmp_path / "delegations"}
+    stack = Stack(StackDirectory(tmp_path), {}, {})
+    operator = asyncio.create_task(grant(stack))
+    async with running_stack(tmp_path, {"inference": outside}) as stack:
+        ends_s = int(time.time()) + 10
+        await attest_until(stack, ends_s)
+        operator.cancel()  # the machine is attested once more, and nobody delegates
+        before = await stack.answer(raw())
+        assert before.verified.statement.end_ms <= ends_s * 1000
+        await sleep_until(ends_s + 0.5)
+        assert list((tmp_path / "delegations").glob("*.request"))
+        assert not stack.processes["inference"].serving
 
 
 async def test_an_answer_that_outlives_its_attestation_is_not_signed(tmp_path: Path) -> None:

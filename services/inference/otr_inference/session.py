@@ -151,8 +151,12 @@ class Sessions:
         if self._lapse is not None:
             self._lapse.cancel()
         left_ms = session.result.expires_at * 1000 + 1 - self._now_ms()
+        if left_ms <= 0:
+            self._report()
+            return
+        # Looks again when the time has come: the clock may have been set back meanwhile.
         loop = asyncio.get_running_loop()
-        self._lapse = loop.call_later(max(0.0, left_ms / 1000), self._report)
+        self._lapse = loop.call_later(left_ms / 1000, self._report_when_lapsed, session)
 
     async def _open(self) -> Session:
         key = Ed25519PrivateKey.generate()
