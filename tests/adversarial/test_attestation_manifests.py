@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from otr_devtee import reports, rim_issuing
+from otr_devtee import rim_issuing
 from otr_devtee.issuing import Identity, issue
-from otr_devtee.reference_values import BLOCKS, DRIVER_INDICES
-from otr_protocol import binding
+from otr_devtee.reference_values import DRIVER_INDICES
 from otr_protocol.attestation.certificates import ChainRejectedError, RootUntrustedError
 from otr_protocol.attestation.collateral import CollateralBundle, collect
 from otr_protocol.attestation.nvidia import rim
@@ -25,7 +24,6 @@ from otr_protocol.attestation.nvidia.xml_signature import (
     XmlSignatureProfileError,
 )
 from otr_protocol.attestation.trust_roots import VENDOR
-from otr_protocol.binding import GpuEvidence
 from otr_protocol.errors import Refusal
 from support import attestation_vectors as real
 from support import devtee_world as world
@@ -197,6 +195,14 @@ def swap(pattern: str, replacement: str) -> Callable[[bytes], bytes]:
         swap(r"</ds:KeyInfo>", "</ds:KeyInfo><ds:Object/>"),
         swap(r"<ds:Signature ", '<ds:Signature Id="s" '),
         swap(r"</ds:Signature>", "</ds:Signature>\n"),
+        swap(r"<ns0:Entity(.*)(<ds:Signature .*</ds:Signature>)", r"\2<ns0:Entity\1"),
+        swap(r"</ns0:Payload>(.*)(<ds:Signature .*</ds:Signature>)", r"\2</ns0:Payload>\1"),
+        swap(r"<ds:Signature .*</ds:Signature>", ""),
+        swap(r"<ds:SignedInfo>.*</ds:SignedInfo>", "<ds:SignedInfo/>"),
+        swap(r"(<ds:Reference .*</ds:Reference>)", r"\1\1"),
+        swap(r"<ds:Transforms>.*</ds:Transforms>", "<ds:Transforms/>"),
+        swap(r"<ds:KeyInfo>.*</ds:KeyInfo>", ""),
+        swap(r"(<ds:X509Data>.*</ds:X509Data>)", r"\1\1"),
         swap(r"(<ds:Signature .*</ds:Signature>)", r"\1\1"),
         swap(r"<ds:X509Data>.*</ds:X509Data>", "<ds:X509Data></ds:X509Data>"),
         swap(r"<ds:SignatureValue>", "<ds:SignatureValue>AA"),
@@ -264,6 +270,21 @@ def resign(edit: Callable[[str], str]) -> bytes:
         ("ns0:Payload", "Payload xmlns=''"),
         ('size="48"', 'size="32"'),
         ('colloquialVersion="550.90.07"', 'colloquialVersion=""'),
+        ("<ns0:Payload>", "text<ns0:Payload>"),
+        ("<ns0:Payload>", "<ns0:Payload>text"),
+        ("<ns0:Payload>", '<ns0:Payload directory="x">'),
+        ('corpus="false"', 'corpus="true"'),
+        ('corpus="false"', ""),
+        ('patch="false"', 'patch="no"'),
+        ('supplemental="false"', 'supplemental="true"'),
+        ('tagVersion="0"', 'tagVersion="one"'),
+        ('tagVersion="0"', 'tagVersion="0" media="x"'),
+        ("tagId=", "id="),
+        ('role="softwareCreator tagCreator"', ""),
+        ('role="softwareCreator tagCreator"', 'role=""'),
+        ('role="softwareCreator tagCreator"', 'role="x" unknown="x"'),
+        ('product="GH100"', 'model="GH100"'),
+        ('type="Measurement"', 'type="Measurement" version="1"'),
     ],
 )
 def test_a_well_signed_manifest_is_still_read_strictly(old: str, new: str) -> None:
@@ -304,44 +325,22 @@ def test_a_genuine_manifest_of_something_else_does_not_fit(old: str, new: str) -
     assert world.reasons(verdict) == {("gpu-0/driver-rim", "RIM_VERSION_MISMATCH")}
 
 
+def test_driver_and_vbios_manifest_exchanged_for_each_other_do_not_fit() -> None:
+    pki, honest = world.pki(), world.collateral()
+    values = pki.reference_values
+    exchanged = {values.driver_rim_id: pki.vbios_rim, values.vbios_rim_id: pki.driver_rim}
+    known = dataclasses.replace(honest, rims=tuple(sorted(exchanged.items())))
+    verdict = world.judge(world.bundle(), collateral_bundle=known)
+    assert world.reasons(verdict) == {
+        ("gpu-0/driver-rim", "RIM_VERSION_MISMATCH"),
+        ("gpu-0/vbios-rim", "RIM_VERSION_MISMATCH"),
+    }
+
+
 def test_the_vbios_manifest_is_no_driver_manifest() -> None:
     collateral = collateral_with(world.pki().vbios_rim)
     verdict = world.judge(world.bundle(), collateral_bundle=collateral)
     assert world.refused_for(verdict, "gpu-0/driver-rim", "RIM_VERSION_MISMATCH")
-
-
-def manifest(active: tuple[int, ...]) -> bytes:
-    pki = world.pki()
-    return rim_issuing.signed_manifest(
-        "550.90.07", active, pki.reference_values.golden, pki.rim_signer, issuers()
-    )
-
-
-def test_two_manifests_that_claim_one_index_are_refused() -> None:
-    """Whichever were asked first would decide."""
-    overlapping = collateral_with(manifest((1, *DRIVER_INDICES)))
-    verdict = world.judge(world.bundle(), collateral_bundle=overlapping)
-    assert [(f.reason, f.index) for f in verdict.findings] == [("MEASUREMENT_INDEX_CONFLICT", 1)]
-    assert not verdict.status.trusted
-
-
-def test_a_manifest_that_vouches_for_nothing_affirms_nothing() -> None:
-    verdict = world.judge(world.bundle(), collateral_bundle=collateral_with(manifest(())))
-    assert world.refused_for(verdict, "gpu-0", "RIM_WITHOUT_MEASUREMENTS")
-
-
-def test_a_short_report_lacks_what_the_manifest_expects() -> None:
-    pki = world.pki()
-    values = pki.reference_values
-    short = reports.gpu_report(
-        binding.gpu_nonce(binding.anchor(**world.BOUND)),
-        bytes(32),
-        [values.runtime(index) for index in range(BLOCKS)][:40],
-        reports.opaque_fields(values),
-        reports.raw_signer(pki.gpus[0].leaf.key),
-    )
-    verdict = world.judge(world.with_gpus(GpuEvidence(short, pki.device_chain(0))))
-    assert [(f.reason, f.index) for f in verdict.findings] == [("MEASUREMENT_MISSING", 40)]
 
 
 def test_the_vendors_manifest_does_not_vouch_for_a_development_gpu(vectors: Path) -> None:

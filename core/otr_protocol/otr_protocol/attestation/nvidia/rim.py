@@ -10,6 +10,12 @@
 The structure is read element by element, never searched: a `Resource` somewhere else in the
 document means nothing. The name under which a manifest was filed means nothing either; version and
 product inside the signature decide whether it fits a report.
+
+Reading stands in the place of validation against the SWID schema (swidSchema2015.xsd), which is
+what the vendor's tools do or leave out. It is narrower throughout: the elements above and no
+others, in this order, without text; of each, the attributes that every manifest of the vendor has
+and no others (Meta, for which the schema allows any, must have those that are read); numbers and
+truth values in the one spelling that the vendor uses.
 """
 
 from __future__ import annotations
@@ -44,6 +50,9 @@ HASH: Final = "{http://www.w3.org/2001/04/xmlenc#sha384}"
 _NUMBERS: Final = {str(number): number for number in range(MAX_INDEX + 1)}
 _TRUTH: Final = {"True": True, "False": False}
 _SIZE: Final = str(MEASUREMENT_BYTES)
+_NOT_WHOLE: Final = ("corpus", "patch", "supplemental")
+_ROOT_ATTRIBUTES: Final = {*_NOT_WHOLE, "name", "tagId", "version", "tagVersion"}
+_ENTITY_ATTRIBUTES: Final = {"name", "role"}
 _RESOURCE_ATTRIBUTES: Final = 6  # type, index, active, alternatives, name, size
 _HASH_NAMES: Final = tuple(f"{HASH}Hash{number}" for number in range(MAX_ALTERNATIVES))
 _HEX: Final = re.compile(r"[0-9a-f]{96}")
@@ -122,7 +131,21 @@ def verify(document: bytes, pinned_root: bytes) -> Rim:
     if len(signed.chain) != CHAIN_LENGTH:
         raise ChainRejectedError(f"a manifest's chain has {CHAIN_LENGTH} certificates")
     validity = certificates.require_chain(signed.chain, pinned_root)
-    root = signed.root
+    meta, payload = _structure(signed.root)
+    return Rim(
+        version=_text(meta, "colloquialVersion"),
+        product=_text(meta, "product"),
+        manufacturer_id=_text(meta, TCG + "FirmwareManufacturerId"),
+        tag_id=_text(signed.root, "tagId"),
+        measurements=_measurements(payload),
+        chain=signed.chain,
+        validity=validity,
+        digest=H(document),
+    )
+
+
+def _structure(root: Element) -> tuple[Element, Element]:
+    """Meta and Payload of a tag that holds Entity, these, and nothing else."""
     if root.tag != SWID + "SoftwareIdentity":
         raise RimMalformedError("not a software identity tag")
     if [child.tag for child in root] != [SWID + name for name in ("Entity", "Meta", "Payload")]:
@@ -130,16 +153,19 @@ def verify(document: bytes, pinned_root: bytes) -> Rim:
     entity, meta, payload = root
     if len(entity) or len(meta):
         raise RimMalformedError("Entity and Meta hold nothing")
-    return Rim(
-        version=_text(meta, "colloquialVersion"),
-        product=_text(meta, "product"),
-        manufacturer_id=_text(meta, TCG + "FirmwareManufacturerId"),
-        tag_id=_text(root, "tagId"),
-        measurements=_measurements(payload),
-        chain=signed.chain,
-        validity=validity,
-        digest=H(document),
-    )
+    if "".join(root.itertext()).strip(" \t\r\n"):
+        raise RimMalformedError("a manifest holds text")
+    for element, names in ((root, _ROOT_ATTRIBUTES), (entity, _ENTITY_ATTRIBUTES)):
+        if set(element.keys()) != names:
+            raise RimMalformedError("an element has other attributes than a manifest's")
+    if payload.keys():
+        raise RimMalformedError("the payload has attributes")
+    # A patch or supplement describes a part of something; a corpus, media not yet installed.
+    if any(root.get(name) != "false" for name in _NOT_WHOLE) or root.get("tagVersion") != "0":
+        raise RimMalformedError("the tag does not describe one whole version")
+    for name in _ENTITY_ATTRIBUTES:
+        _text(entity, name)
+    return meta, payload
 
 
 def _text(element: Element, name: str) -> str:
