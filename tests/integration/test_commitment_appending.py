@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -218,18 +219,38 @@ async def test_a_batch_has_1_to_256_records(service: Service, count: int) -> Non
     assert field_of(error) == "entries"
 
 
-async def test_readers_may_not_write(service: Service) -> None:
-    for role in ("client", "watcher"):
-        stub = service.stub(role)
+async def test_anyone_may_append(tmp_path: Path) -> None:
+    async with log_service(tmp_path) as service:
+        for seq, role in enumerate(("client", "watcher")):
+            stub = service.stub(role)
+            await logs.put(stub, *EXHIBIT.blobs)
+            alone = await stub.AppendEntry(logs.entry(logs.statement(2 * seq)))
+            batch = await stub.AppendBatch(logs.entries([logs.statement(2 * seq + 1)]))
+            assert [alone.leaf_index, batch.results[0].leaf_index] == [2 * seq, 2 * seq + 1]
+
+
+async def test_a_guest_adds_only_so_much_and_takes_nothing_from_others(tmp_path: Path) -> None:
+    record = logs.statement(1)
+    held = sum(map(len, EXHIBIT.blobs))
+    limits = replace(
+        logs.settings_in(tmp_path).limits, guest_bytes_per_hour=held + 2 * len(record) - 1
+    )
+    async with log_service(tmp_path, limits=limits) as service:
+        guest = service.stub("client")
+        await logs.put(guest, *EXHIBIT.blobs)
+        await guest.AppendEntry(logs.entry(record))
         for call in (
-            stub.AppendEntry(logs.entry(logs.statement(1))),
-            stub.AppendBatch(logs.entries([logs.statement(1)])),
-            stub.PutBlob(logs.blob_parts(b"blob")),
+            guest.AppendEntry(logs.entry(logs.statement(2))),
+            guest.AppendBatch(logs.entries([logs.statement(2)])),
+            guest.PutBlob(logs.blob_parts(bytes(len(record)))),
         ):
             error = await refused(call)
-            assert error.code() is grpc.StatusCode.PERMISSION_DENIED
-            assert reason_of(error) == "ROLE_DENIED"
-        assert (await stub.GetLogInfo(pb.GetLogInfoRequest())).origin == logs.ORIGIN
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert reason_of(error) == "RATION_USED_UP"
+            assert (retry_after_ms_of(error) or 0) > 0
+        await service.stub("watcher").AppendEntry(logs.entry(logs.statement(2)))
+        operator = service.stub("inference")  # writing is a service's daily work
+        await operator.AppendBatch(logs.entries([logs.statement(3 + n) for n in range(20)]))
 
 
 def test_every_method_of_the_contract_has_its_roles() -> None:

@@ -200,6 +200,7 @@ async def _start(settings: Settings, clock: Clock, closing: contextlib.ExitStack
         ),
         readers,
         max_blob_bytes=limits.max_blob_bytes,
+        guest_bytes_per_hour=limits.guest_bytes_per_hour,
     )
     draining = asyncio.Event()
 

@@ -23,21 +23,23 @@ from otr_commitment.publication import Publication
 from otr_commitment.reading import EntryUnknownError, Reading
 from otr_commitment.receipts import all_forms
 from otr_commitment.sequencer import Registered
-from otr_protocol.errors import Refusal, RejectedError, UnknownError
+from otr_protocol.errors import ExhaustedError, Refusal, RejectedError, UnknownError
 from otr_protocol.tlog.note import SignerKey
 from otr_server import limits
 from otr_server.identity import ANY_ROLE, peer
+from otr_server.shares import Ration
 from otr_server.status import Context, abort_with, status_of
 from otr_server.telemetry import current_request_id
 
 SERVICE: Final = "otr.commitment.v1.CommitmentService"
-WRITERS: Final = frozenset({"inference", "attestation", "operator", "spotcheck", "arbitration"})
+SERVICES: Final = frozenset({"inference", "attestation", "operator", "spotcheck", "arbitration"})
+"""Roles that write as their daily work; everybody else may write too, within a ration of bytes."""
 HOLDERS: Final = frozenset({"spotcheck", "arbitration"})
 ROLES: Final = {
     f"/{SERVICE}/{method}": roles
     for method, roles in {
-        "AppendEntry": WRITERS,
-        "AppendBatch": WRITERS,
+        "AppendEntry": ANY_ROLE,
+        "AppendBatch": ANY_ROLE,
         "GetReceipt": ANY_ROLE,
         "GetCheckpoint": ANY_ROLE,
         "WatchCheckpoints": ANY_ROLE,
@@ -46,7 +48,7 @@ ROLES: Final = {
         "GetInclusionProof": ANY_ROLE,
         "GetConsistencyProof": ANY_ROLE,
         "GetTile": ANY_ROLE,
-        "PutBlob": WRITERS,
+        "PutBlob": ANY_ROLE,
         "GetBlob": ANY_ROLE,
         "HasBlobs": ANY_ROLE,
         "PlaceHold": HOLDERS,
@@ -56,6 +58,7 @@ ROLES: Final = {
     }.items()
 }
 WATCH_ENTRIES: Final = 256
+RATION_SECONDS: Final = 3600.0
 
 _Result = TypeVar("_Result")
 
@@ -72,6 +75,12 @@ class CheckpointUnknownError(UnknownError):
     """The log has not grown to that size in the time that was allowed."""
 
     reason = "CHECKPOINT_UNKNOWN"
+
+
+class RationUsedUpError(ExhaustedError):
+    """The caller has added as many bytes as it may for now."""
+
+    reason = "RATION_USED_UP"
 
 
 class NotBuiltError(Refusal):
@@ -101,6 +110,7 @@ class CommitmentServicer(rpc.CommitmentServiceServicer):
         readers: Executor,
         *,
         max_blob_bytes: int,
+        guest_bytes_per_hour: int,
     ) -> None:
         self._identity = identity
         self._appender = appender
@@ -109,13 +119,15 @@ class CommitmentServicer(rpc.CommitmentServiceServicer):
         self._transfers = transfers
         self._readers = readers
         self._max_blob_bytes = max_blob_bytes
+        self._guests = Ration(guest_bytes_per_hour, RATION_SECONDS, RationUsedUpError, "bytes")
 
     async def AppendEntry(
         self, request: pb.AppendEntryRequest, context: Context
     ) -> pb.AppendEntryResponse:
         async with _special_statuses(context):
             offered = wire.offered(request)
-            results = await self._appender.append([offered], peer(context).uri)
+            caller = self._writer(context, len(offered.record))
+            results = await self._appender.append([offered], caller)
             (response,) = await self._acknowledge(results, [request.wait_receipt])
             return response
 
@@ -124,7 +136,8 @@ class CommitmentServicer(rpc.CommitmentServiceServicer):
     ) -> pb.AppendBatchResponse:
         async with _special_statuses(context):
             offered = wire.offered_batch(request)
-            results = await self._appender.append(offered, peer(context).uri)
+            caller = self._writer(context, sum(len(each.record) for each in offered))
+            results = await self._appender.append(offered, caller)
             wanted = [entry.wait_receipt for entry in request.entries]
             return pb.AppendBatchResponse(results=await self._acknowledge(results, wanted))
 
@@ -250,8 +263,9 @@ class CommitmentServicer(rpc.CommitmentServiceServicer):
         async with _special_statuses(context):
             parts = aiter(request_iterator)
             digest, size_bytes = await wire.blob_header(parts, self._max_blob_bytes)
+            caller = self._writer(context, size_bytes)
             chunks = wire.blob_chunks(parts)
-            existed = await self._transfers.store(peer(context).uri, digest, size_bytes, chunks)
+            existed = await self._transfers.store(caller, digest, size_bytes, chunks)
             return pb.PutBlobResponse(digest=digest, existed=existed)
 
     async def GetBlob(  # type: ignore[override]  # the stubs know generators only
@@ -299,6 +313,13 @@ class CommitmentServicer(rpc.CommitmentServiceServicer):
                 tree_size=head.tree_size,
                 root_hash=head.root_hash,
             )
+
+    def _writer(self, context: Context, size_bytes: int) -> str:
+        """Who wants to add so many bytes. Raises RationUsedUpError."""
+        caller = peer(context)
+        if caller.role not in SERVICES:
+            self._guests.use(caller.uri, size_bytes)
+        return caller.uri
 
     async def _acknowledge(
         self, results: Sequence[Registered], wanted: Sequence[bool]

@@ -27,6 +27,8 @@ class Limits:
     """How long one upload may take."""
     download_seconds: float = 120.0
     """How long one download may take: a client that does not read holds its place no longer."""
+    guest_bytes_per_hour: int = 256 << 20
+    """Records and blobs that one identity without a service's role may add in an hour."""
     max_blob_bytes: int = 64 << 20
     """Of one blob; the contract allows no more than 64 MiB."""
 
@@ -39,6 +41,8 @@ class Limits:
         for name in ("upload_seconds", "download_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is more than 0")
+        if self.guest_bytes_per_hour < 0:
+            raise ValueError("guest_bytes_per_hour is at least 0")
         if not 0 < self.caller_share <= 1:
             raise ValueError("caller_share is more than 0 and at most 1")
 
