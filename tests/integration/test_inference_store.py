@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,55 @@ def test_an_operator_key_that_everybody_may_read_is_refused(tmp_path: Path) -> N
         OperatorKeyFile(path, "log.test/otr")
     path.chmod(0o600)
     OperatorKeyFile(path, "log.test/otr")
+
+
+NO_FILTER = 77
+ON_A_FAILING_DISK = f"""
+import asyncio, sys
+from pathlib import Path
+from otr_inference.ports import StorageBrokenError
+from otr_inference.store_sqlite import AnswerStore
+from support.failing_sync import fail_every_sync
+
+async def main() -> None:
+    store = AnswerStore(Path(sys.argv[1]))
+    watching = asyncio.create_task(store.watch())
+    try:
+        fail_every_sync()
+    except OSError:
+        sys.exit({NO_FILTER})
+    await store.open()  # nothing to write
+    for call in (store.admit("client", b"i" * 16, b"f" * 32), store.answer("client", b"i" * 16)):
+        try:
+            await call
+        except StorageBrokenError:
+            continue
+        sys.exit("the store went on")
+    try:
+        await asyncio.wait_for(watching, 5)
+    except StorageBrokenError:
+        print("stopped")
+
+asyncio.run(main())
+"""
+
+
+async def test_a_disk_that_fails_to_sync_ends_the_process_and_is_not_called_full(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "inference.sqlite"
+    store = AnswerStore(path)
+    await store.open()
+    await store.close()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-c", ON_A_FAILING_DISK, str(path)),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, errors = await process.communicate()
+    if process.returncode == NO_FILTER:
+        pytest.skip("this kernel takes no filter of system calls")
+    assert process.returncode == 0, errors.decode()
+    assert output.decode().splitlines()[-1] == "stopped"

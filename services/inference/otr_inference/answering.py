@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from otr_inference.engine_worker import Ended, EngineWorker, Job
 from otr_inference.exposure import Reservation
-from otr_inference.ports import AnswerRow, StorageFullError, Store
+from otr_inference.ports import AnswerRow, StorageBrokenError, StorageFullError, Store
 from otr_inference.sealing import Sealer
 from otr_inference.session import Session
 from otr_inference.wire import Asked
@@ -102,7 +102,8 @@ class Answering:
                 self.outcome.set_exception(refusal)
                 self.outcome.exception()  # retrieved: nobody may be left to do it
             self._steps.put_nowait(None)
-            with contextlib.suppress(StorageFullError):  # the id may be taken again all the same
+            # The id may be taken again all the same.
+            with contextlib.suppress(StorageFullError, StorageBrokenError):
                 await store.release(self.client, self.asked.request_id)
             if _stopped(error):
                 raise

@@ -186,7 +186,7 @@ async def build(settings: Settings) -> Built:
         settings.tls,
         [Servicer(rpc.add_InferenceServiceServicer_to_server, servicer, SERVICE)],
         {f"/{SERVICE}/{method}": roles for method, roles in ROLES.items()},
-        [sessions.run, outbox.run, worker.watch],
+        [sessions.run, outbox.run, worker.watch, store.watch],
         reflection=settings.reflection,
         max_request_bytes=settings.limits.max_request_bytes,
         drain_seconds=settings.drain_seconds,

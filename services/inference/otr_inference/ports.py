@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from otr_protocol.errors import ConflictError, ExhaustedError
+from otr_protocol.errors import ConflictError, ExhaustedError, UnavailableError
 
 
 class Verifier(Protocol):
@@ -47,6 +47,12 @@ class StorageFullError(ExhaustedError):
     """The disk is full: nothing new is accepted, what was acknowledged stays."""
 
     reason = "STORAGE_FULL"
+
+
+class StorageBrokenError(UnavailableError):
+    """The disk failed in a way that leaves open what is on it: this process must end."""
+
+    reason = "STORAGE_BROKEN"
 
 
 class RequestIdReusedError(ConflictError):

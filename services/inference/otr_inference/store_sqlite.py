@@ -3,7 +3,8 @@
 Before a signature leaves the process, the statement and its `seq` are on disk (spec/statement.md):
 `seal` assigns the sequence number, calls the signer and commits with fsync in one transaction. The
 same transaction queues the records for the log, so that an answer can be neither lost nor logged
-under two sequence numbers. All writes go through one connection on one thread; SQLite runs in WAL
+under two sequence numbers. A disk that is full refuses what is new; one that fails to sync ends the
+process. All writes go through one connection on one thread; SQLite runs in WAL
 mode with synchronous=FULL.
 """
 
@@ -12,22 +13,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
+import structlog
+
+from otr_inference.database_file import open_database
 from otr_inference.ports import (
     AnswerRow,
     OutboxRow,
     RequestIdReusedError,
     Sealed,
     SessionRow,
+    StorageBrokenError,
     StorageFullError,
 )
+
+log = structlog.get_logger(__name__)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -35,28 +41,9 @@ _T = TypeVar("_T")
 RETRY_FULL_SECONDS = 30.0
 """After the disk was full, how long to refuse what is new before trying again."""
 
-PRIVATE = 0o600
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS session (
-  session_key BLOB PRIMARY KEY, delegation BLOB NOT NULL, token BLOB NOT NULL,
-  token_digest BLOB NOT NULL, evidence BLOB NOT NULL, evidence_digest BLOB NOT NULL,
-  next_seq INTEGER NOT NULL, cumulative INTEGER NOT NULL, opened_ms INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS request (
-  client TEXT NOT NULL, request_id BLOB NOT NULL, fingerprint BLOB NOT NULL,
-  payload_hash BLOB, PRIMARY KEY (client, request_id)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS answer (
-  payload_hash BLOB PRIMARY KEY, session_key BLOB NOT NULL REFERENCES session, seq INTEGER NOT NULL,
-  statement BLOB NOT NULL, blob BLOB NOT NULL, blob_digest BLOB NOT NULL,
-  content_key BLOB NOT NULL, receipt BLOB, UNIQUE (session_key, seq)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS outbox (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, kind INTEGER NOT NULL, record BLOB NOT NULL,
-  payload_hash BLOB, refused TEXT, UNIQUE (kind, record)
-);
-"""
+FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE})
+"""A write that failed for want of space, or of quota: then the transaction left nothing behind.
+A failed sync is neither; see `AnswerStore._break`."""
 
 
 class AnswerStore:
@@ -69,6 +56,7 @@ class AnswerStore:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="answer-store")
         self._db: sqlite3.Connection | None = None
         self._full_until = 0.0
+        self._broken: Future[None] = Future()
 
     async def open(self) -> None:
         """Create or open the database; requests that died unanswered are forgotten."""
@@ -78,6 +66,11 @@ class AnswerStore:
         """Finish queued writes and close."""
         await self._run(self._close)
         self._writer.shutdown()
+
+    async def watch(self) -> None:
+        """Wait for ever; raises StorageBrokenError once the disk has failed."""
+        await asyncio.shield(asyncio.wrap_future(self._broken))
+        raise _storage_broken()
 
     async def record_session(self, session: SessionRow, now_ms: int) -> None:
         """Store a session before its first signature."""
@@ -157,16 +150,7 @@ class AnswerStore:
         return await asyncio.shield(loop.run_in_executor(self._writer, work))
 
     def _open(self) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _make_private(self._path)
-        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        db.execute("PRAGMA foreign_keys=ON")
-        if self._max_bytes is not None:
-            page_bytes = db.execute("PRAGMA page_size").fetchone()[0]
-            db.execute(f"PRAGMA max_page_count={self._max_bytes // page_bytes}")
-        db.executescript(SCHEMA)
+        db = open_database(self._path, self._max_bytes)
         db.execute("DELETE FROM request WHERE payload_hash IS NULL")
         self._db = db
 
@@ -176,9 +160,21 @@ class AnswerStore:
             self._db = None
 
     def _connection(self) -> sqlite3.Connection:
+        if self._broken.done():
+            raise _storage_broken()
         if self._db is None:
             raise RuntimeError("the answer store is not open")
         return self._db
+
+    def _break(self, error: sqlite3.Error) -> None:
+        """Use the disk no more: nobody knows what of this transaction is on it.
+
+        The number it gave to a statement may be read back after a restart, so it must not be given
+        to another one: two statements under one `seq` are equivocation.
+        """
+        log.critical("storage_broken", error=error.sqlite_errorname)
+        if not self._broken.done():
+            self._broken.set_result(None)
 
     def _in_transaction(self, body: Callable[[sqlite3.Connection], _T]) -> _T:
         db = self._connection()
@@ -188,9 +184,12 @@ class AnswerStore:
             db.execute("COMMIT")
         except sqlite3.OperationalError as error:
             _rollback(db)
-            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            if error.sqlite_errorcode in FULL:
                 self._full_until = time.monotonic() + RETRY_FULL_SECONDS
                 raise _storage_full() from error
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR:
+                self._break(error)
+                raise _storage_broken() from error
             raise
         except BaseException:
             _rollback(db)
@@ -370,17 +369,6 @@ class AnswerStore:
         self._in_transaction(body)
 
 
-def _make_private(path: Path) -> None:
-    """Let nobody but this user read the database: it holds content keys and the clients' salts.
-
-    The file is made before SQLite opens it, since SQLite gives its journals the mode of the file.
-    """
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, PRIVATE))
-    for each in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
-        with contextlib.suppress(FileNotFoundError):
-            each.chmod(PRIVATE)
-
-
 def _storage_full() -> StorageFullError:
     return StorageFullError(
         "the operator's disk is full; nothing was accepted",
@@ -388,6 +376,11 @@ def _storage_full() -> StorageFullError:
     )
 
 
+def _storage_broken() -> StorageBrokenError:
+    return StorageBrokenError("the operator's disk failed; this process answers nothing more")
+
+
 def _rollback(db: sqlite3.Connection) -> None:
     if db.in_transaction:
-        db.execute("ROLLBACK")
+        with contextlib.suppress(sqlite3.Error):  # the error that led here says more
+            db.execute("ROLLBACK")
