@@ -26,6 +26,11 @@ from otr_protocol.binding import GpuEvidence
 from support import devtee_world as world
 
 OTHER = bytes([9]) * 32
+P384_ORDER = int(
+    "ffffffffffffffffffffffffffffffffffffffffffffffff"
+    "c7634d81f4372ddf581a0db248b0a77aecec196accc52973",
+    16,
+)
 
 
 def test_the_honest_machine_is_affirmed() -> None:
@@ -88,6 +93,16 @@ def test_the_multiplier_asks_one_gpu_twice() -> None:
     """Two fresh reports of one GPU differ in bytes; the boot ROM's certificate gives it away."""
     (first,) = world.bundle().devices
     second = world.gpu_evidence(0)
+    assert first.report != second.report
+    verdict = world.judge(world.with_gpus(first, second))
+    assert world.reasons(verdict) == {("platform", "GPU_DUPLICATE")}
+
+
+def test_the_multiplier_gives_one_report_its_second_signature() -> None:
+    """ECDSA admits n - s beside s: other bytes, the same report, and still one device."""
+    (first,) = world.bundle().devices
+    s = P384_ORDER - int.from_bytes(first.report[-48:], "big")
+    second = GpuEvidence(first.report[:-48] + s.to_bytes(48, "big"), first.certificates)
     assert first.report != second.report
     verdict = world.judge(world.with_gpus(first, second))
     assert world.reasons(verdict) == {("platform", "GPU_DUPLICATE")}
