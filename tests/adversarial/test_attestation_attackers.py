@@ -323,7 +323,7 @@ def test_no_token_is_made_when_the_verdict_does_not_hold(delay: int) -> None:
 
 def test_evidence_of_another_kind_of_cpu_is_named_and_not_guessed() -> None:
     bundle = world.bundle()
-    other = dataclasses.replace(bundle, cpu=dataclasses.replace(bundle.cpu, kind="intel-tdx"))
+    other = dataclasses.replace(bundle, cpu=dataclasses.replace(bundle.cpu, kind="arm-cca"))
     verdict = world.judge(other)
     assert world.reasons(verdict) == {("cpu", "CPU_KIND_UNSUPPORTED")}
     assert verdict.status is Status.INDETERMINATE
