@@ -37,7 +37,7 @@ from otr_protocol.tlog.entry import Entry, EntryKind
 from otr_protocol.tlog.tree import Frontier
 from otr_server.channel import open_channel
 from otr_server.process import Listen, Process
-from otr_server.status import reason_of
+from otr_server.status import field_of, reason_of
 from support.answers import ISSUER_KEY, MODEL_ID, OPERATOR, World, sign_token
 from support.log_service import (
     EXHIBIT,
@@ -439,6 +439,34 @@ async def test_an_unknown_statement_is_waited_for_and_then_not_found(tmp_path: P
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await judge.stub.GetFinality(pb.GetFinalityRequest(payload_hash=b"p" * 32, wait_ms=100))
         assert reason_of(caught.value) == "STATEMENT_UNKNOWN"
+
+
+async def test_numbers_and_names_out_of_range_are_invalid_arguments(tmp_path: Path) -> None:
+    async with log_service(tmp_path) as log, arbiter(tmp_path, log) as judge:
+        stub = judge.stub
+        for call, reason, field in (
+            (stub.GetFinality(pb.GetFinalityRequest(leaf_index=1 << 63)), "RANGE", "leaf_index"),
+            (stub.GetFinality(pb.GetFinalityRequest(payload_hash=b"p")), "LENGTH", "payload_hash"),
+            (
+                stub.WatchFinality(pb.WatchFinalityRequest(from_event=1 << 63)).read(),
+                "RANGE",
+                "from_event",
+            ),
+            (
+                stub.WatchFinality(pb.WatchFinalityRequest(operator_id=b"o" * 31)).read(),
+                "LENGTH",
+                "operator_id",
+            ),
+            (
+                stub.WatchFinality(pb.WatchFinalityRequest(payload_hash=b"p" * 33)).read(),
+                "LENGTH",
+                "payload_hash",
+            ),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert (reason_of(caught.value), field_of(caught.value)) == (f"FIELD_{reason}", field)
 
 
 async def test_disputes_and_money_say_that_they_are_not_built(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from otr.arbitration.v1 import arbitration_pb2_grpc as rpc
 from otr_arbitration import wire
 from otr_arbitration.arbiter import Arbiter
 from otr_arbitration.ports import Row, Store
+from otr_protocol.digest import DIGEST_BYTES
 from otr_protocol.errors import ExhaustedError, MalformedError
+from otr_server import limits
 from otr_server.identity import peer
 from otr_server.shares import Shares, share_of
 from otr_server.status import Context
@@ -83,7 +85,9 @@ class ArbitrationServicer(rpc.ArbitrationServiceServicer):
     async def WatchFinality(
         self, request: pb.WatchFinalityRequest, context: Context
     ) -> AsyncIterator[pb.WatchFinalityResponse]:
-        next_event = max(1, request.from_event)
+        next_event = max(1, wire.index(request.from_event, "from_event"))
+        limits.optional_bytes(request.operator_id, "operator_id", DIGEST_BYTES)
+        limits.optional_bytes(request.payload_hash, "payload_hash", DIGEST_BYTES)
         with self._watchers.taken(peer(context).uri):
             while not self._draining.is_set():
                 changed = self._arbiter.changed
@@ -111,9 +115,10 @@ class ArbitrationServicer(rpc.ArbitrationServiceServicer):
     async def _find(self, request: pb.GetFinalityRequest) -> Row | None:
         which = request.WhichOneof("statement")
         if which == "payload_hash":
-            return await self._store.find(payload_hash=request.payload_hash)
+            payload_hash = limits.exact_bytes(request.payload_hash, which, DIGEST_BYTES)
+            return await self._store.find(payload_hash=payload_hash)
         if which == "leaf_index":
-            return await self._store.find(leaf_index=request.leaf_index)
+            return await self._store.find(leaf_index=wire.index(request.leaf_index, which))
         raise FinalityRequestError("name a statement", field="statement")
 
     async def _find_within(self, request: pb.GetFinalityRequest, seconds: float) -> Row | None:
