@@ -1,4 +1,4 @@
-"""The command line: `otr up | generate | verify | inspect | demo | model | operator`."""
+"""The command line: `otr up | generate | verify | inspect | demo | model | operator | attest`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from otr_client.cli import demo, generate, inspect, model, operator, up, verify
+from otr_client.cli import attest, demo, generate, inspect, model, operator, up, verify
 
 app = typer.Typer(
     name="otr",
@@ -23,6 +23,7 @@ app.command()(inspect.inspect)
 app.command()(demo.demo)
 app.add_typer(model.app, name="model")
 app.add_typer(operator.app, name="operator")
+app.add_typer(attest.app, name="attest")
 
 
 def _version(wanted: bool) -> None:

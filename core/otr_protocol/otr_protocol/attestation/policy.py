@@ -92,7 +92,7 @@ class Policy:
     tdx_rtmrs: tuple[tuple[int, tuple[bytes, ...]], ...] = ()
     tdx_tcb_statuses: tuple[str, ...] = ("UpToDate",)
     tdx_advisories: tuple[str, ...] = ()
-    tdx_traits: tuple[str, ...] = ("dynamic-platform", "smt")
+    tdx_traits: tuple[str, ...] = TDX_TRAITS
     sgx_enclaves: tuple[bytes, ...] = ()
     min_snp_tcb: TcbVersion = NO_MINIMUM_TCB
     accept_vlek: bool = False

@@ -21,12 +21,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
-
-import cel
+from typing import TYPE_CHECKING, Any, Final
 
 from otr_protocol.attestation.verdict import Finding, Status
 from otr_protocol.errors import MalformedError
+
+if TYPE_CHECKING:
+    import cel
 
 MAX_BYTES: Final = 4096
 MAX_TOKENS: Final = 512
@@ -90,6 +91,10 @@ def compile_expression(expression: str) -> Compiled:
     tokens = tuple(_tokens(expression))
     partner = _partners(tokens)
     ranges = _Scan(tokens, partner).run()
+    # Here and not above: the package brings its command line along, half a second of imports that
+    # a policy without a condition has no use for.
+    import cel
+
     try:
         program = cel.compile(expression)
     except Exception as error:
