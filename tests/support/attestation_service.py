@@ -7,8 +7,8 @@ around `world.NOW`; so is the clock of every process here. The log is a real one
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,11 +61,17 @@ class Deployment:
     """Processes in one directory, and channels to them by role."""
 
     directory: Path
-    log: LogService
+    running_log: LogService | None = None
     clock: SetTime = field(default_factory=SetTime)
     processes: list[Process] = field(default_factory=list)
     channels: list[grpc.aio.Channel] = field(default_factory=list)
     signer: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+
+    @property
+    def log(self) -> LogService:
+        """The log, of a deployment that has one."""
+        assert self.running_log is not None
+        return self.running_log
 
     @property
     def pki(self) -> DevPki:
@@ -85,17 +91,18 @@ class Deployment:
             (files / "policy.cbor").write_bytes(world.pki().policy().encode())
             (files / "collateral.cbor").write_bytes(world.collateral().encode())
             (files / "signer.pub").write_text(self.signer.public_key().public_bytes_raw().hex())
-        settings = Settings(
-            listen=Listen(),
-            issuer=world.ISSUER,
-            signing_key_file=key,
-            trust_roots_file=files / "roots.cbor",
-            collateral_file=files / "collateral.cbor",
-            policy_file=files / "policy.cbor",
-            commitment_target=self.log.process.bound.target,
-            tls=self.pki.server_tls("attestation"),
-        )
-        return replace(settings, **changes)
+        log = self.running_log
+        chosen: dict[str, Any] = {
+            "listen": Listen(),
+            "issuer": world.ISSUER,
+            "signing_key_file": key,
+            "trust_roots_file": files / "roots.cbor",
+            "collateral_file": files / "collateral.cbor",
+            "policy_file": files / "policy.cbor",
+            "commitment_target": None if log is None else log.process.bound.target,
+            "tls": self.pki.server_tls("attestation"),
+        }
+        return Settings(**(chosen | changes))
 
     async def start(self, **changes: Any) -> Process:
         """Start an attestation process."""
@@ -108,6 +115,7 @@ class Deployment:
         return await self.start(
             roles=("collateral",),
             collateral_file=None,
+            policy_file=None,
             collateral=CollateralSettings(**({"data_dir": self.directory / name} | changes)),
         )
 
@@ -143,14 +151,14 @@ class Deployment:
 
 
 @asynccontextmanager
-async def deployment(directory: Path) -> AsyncIterator[Deployment]:
+async def deployment(directory: Path, *, with_log: bool = True) -> AsyncIterator[Deployment]:
     """A directory with a log in it; attestation processes are the test's to start."""
-    async with log_service(directory / "log") as log:
-        deployed = Deployment(directory, log)
-        try:
-            yield deployed
-        finally:
-            await deployed.close()
+    async with AsyncExitStack() as stack:
+        deployed = Deployment(directory)
+        if with_log:
+            deployed.running_log = await stack.enter_async_context(log_service(directory / "log"))
+        stack.push_async_callback(deployed.close)
+        yield deployed
 
 
 def binding(session: int = 3) -> dict[str, bytes]:
