@@ -6,12 +6,17 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from otr_client.cli.generate import text_notes
+from otr_client.cli.output import CommandFailedError
+from otr_client.client import Client, Completed
+from otr_client.request import Ask
+from otr_client.stack.directory import StackDirectory
 from support.stack import running_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -142,6 +147,18 @@ async def test_a_request_the_server_refuses_names_its_reason(stack_dir: Path) ->
     ran = await otr("generate", "hello", "--raw", "--dir", stack_dir, "--model", "gpt-9")
     assert ran.code == 1
     assert "MODEL_UNKNOWN" in ran.err
+
+
+async def test_a_text_that_the_signed_ids_do_not_say_is_refused(stack_dir: Path) -> None:
+    stack = StackDirectory(stack_dir)
+    async with Client(stack.target("inference"), stack.client_tls(), stack.roots()) as client:
+        events = [event async for event in client.generate(Ask("A transaction is", raw=True))]
+    completed = events[-1]
+    assert isinstance(completed, Completed)
+    assert text_notes(completed) == ()
+    with pytest.raises(CommandFailedError) as refused:
+        text_notes(replace(completed, text=completed.text + " not"))
+    assert refused.value.reason == "TEXT_DIFFERS"
 
 
 async def test_the_bundled_model_verifies_and_is_shown() -> None:

@@ -108,7 +108,7 @@ def generate(
             raise await _explained(error, server) from error
 
     completed = asyncio.run(run())
-    notes = [*completed.verified.notes, *_text_notes(completed)]
+    notes = [*completed.verified.notes, *text_notes(completed)]
     if output is not None:
         _write(output, completed, ask)
     if as_json:
@@ -171,7 +171,7 @@ def _write(output: Path, completed: Completed, ask: Ask) -> None:
         ) from None
 
 
-def _text_notes(completed: Completed) -> tuple[str, ...]:
+def text_notes(completed: Completed) -> tuple[str, ...]:
     """What is known of the text, which is not signed: the ids are. Raises CommandFailedError."""
     at_hand = find_model_of(completed.verified.statement.model_id)
     if at_hand is None:
