@@ -22,7 +22,7 @@ from otr_protocol.attestation.appraise import Verdict
 from otr_protocol.attestation.evidence import EvidenceMalformedError
 from otr_protocol.attestation.policy import Policy
 from otr_protocol.digest import H
-from otr_protocol.errors import UnknownError
+from otr_protocol.errors import Refusal, UnknownError
 
 Result = TypeVar("Result")
 
@@ -144,7 +144,8 @@ class Verifying:
     async def _policy(self, digest: bytes) -> Policy:
         try:
             return (await self._policies.get(digest)).policy
-        except UnknownError:
+        except Refusal:
+            # Content-addressed: whoever signed it, and whether he still may, changes no verdict.
             limit = policy_documents.MAX_POLICY_BYTES
             return policy_documents.decode(await self._stored(digest, "policy_digest", limit))
 
