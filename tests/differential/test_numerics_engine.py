@@ -15,6 +15,7 @@ import pytest
 
 from otr_numerics.engine import Engine
 from otr_numerics.generation import generate
+from otr_numerics.kernels_step import run
 from otr_numerics.known_models import MODEL_IDS, OTR_TINY, models_directory
 from otr_numerics.model_file import LoadedModel, load_model
 from otr_numerics.reference import Operation, ReferenceRun
@@ -169,6 +170,20 @@ def test_every_operation_of_a_model_whose_widths_are_odd() -> None:
             for name, expected in operation.output.items():
                 found = committed(bench, operation.op_id, name, count)
                 assert np.array_equal(found, expected), (operation.op_id, name)
+
+
+def test_a_warm_engine_compiles_nothing_when_it_is_used(
+    model: LoadedModel, sequences: list[list[int]]
+) -> None:
+    engine, cold = (Engine(model, slots=2, max_positions=64) for _ in range(2))
+    engine.warm()
+    assert engine.free_slots == 2
+    dispatcher: Any = run
+    compiled = len(dispatcher.signatures)
+    feeds = [(engine.open(64), sequences[0]), (engine.open(64), sequences[1][:1])]
+    logits = engine.forward(feeds)
+    assert len(dispatcher.signatures) == compiled == 1
+    assert (logits[0] == cold.forward([(cold.open(64), sequences[0])])[0]).all()
 
 
 def digest(model: LoadedModel, sequence: list[int]) -> str:

@@ -104,6 +104,17 @@ class Engine:
         """Wipe a slot and take it back. Raises SlotClosedError."""
         self._pool.close(slot)
 
+    def warm(self) -> None:
+        """Compile the step, or load it, so that no request waits for that and counts it as its own.
+
+        Computes one row in a slot of its own. Raises NoSlotError when every slot is open.
+        """
+        slot = self.open(1)
+        try:
+            self.forward([(slot, [0])])
+        finally:
+            self.close(slot)
+
     def forward(self, feeds: Sequence[tuple[Slot, Ids]], *, all_logits: bool = False) -> Logits:
         """Append ids to slots; logits int32 [len(feeds), V] of each feed's last row.
 

@@ -122,6 +122,7 @@ async def build(settings: Settings) -> Built:
         max_positions=model.context,
         threads=settings.engine_threads,
     )
+    await asyncio.to_thread(engine.warm)  # before SERVING: an answer's times are the model's
     worker = EngineWorker(
         engine,
         max_running=settings.limits.max_running,

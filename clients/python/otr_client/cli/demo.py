@@ -62,7 +62,10 @@ def _narrator(model: str) -> Listener:
     from otr_client.demo.run import Listener
 
     err.print(
-        f"starting five services with {model} and a simulated TEE", markup=False, soft_wrap=True
+        f"starting five services with {model} and a simulated TEE;"
+        " the first start on a machine compiles the engine",
+        markup=False,
+        soft_wrap=True,
     )
     shown = False
 

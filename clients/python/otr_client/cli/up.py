@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # SIGHUP: the terminal was closed. All three end the services too.
 STOPPED_BY: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+STARTING: Final = "starting the stack; the first start on a machine compiles the engine"
+
 
 def up(
     directory: Annotated[
@@ -76,7 +78,7 @@ async def _run(stack: LocalStack, example: str) -> int:
     for number in STOPPED_BY:
         asyncio.get_running_loop().add_signal_handler(number, _stop, stopped, number)
     try:
-        with err.status("starting the stack") as status:
+        with err.status(STARTING) as status:
             starting = asyncio.create_task(stack.start(lambda name: status.update(f"{name} is up")))
             await _first(starting, stopped)
             if stopped.done():

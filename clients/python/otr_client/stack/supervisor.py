@@ -22,7 +22,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from otr_protocol.errors import UnavailableError
 
-START_SECONDS = 90.0
+# The first start on a machine compiles the engine's kernels, half a minute on two slow cores.
+START_SECONDS = 180.0
 STOP_SECONDS = 20.0
 LOG_TAIL_BYTES = 4096
 

@@ -10,7 +10,7 @@ from typing import Final
 from otr_client.stack.lock import StackState, stack_state
 
 # As long as the supervisor gives the services (supervisor.START_SECONDS), and a little more.
-STARTING_SECONDS: Final = 100.0
+STARTING_SECONDS: Final = 200.0
 # `otr up &` needs this long, on a busy machine, until it holds the directory.
 APPEARING_SECONDS: Final = 3.0
 POLL_SECONDS: Final = 0.1
