@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from otr_commitment import blobs_directory
 from otr_commitment.blobs_directory import BlobDirectory
 from otr_commitment.metrics import LogMetrics
 from otr_commitment.ports import (
@@ -208,3 +210,20 @@ def test_what_is_remembered_is_bounded(tmp_path: Path) -> None:
         put(blobs, bytes([number]))
     assert len(blobs._found) == 3
     assert all(blobs.held(H(bytes([number]))) for number in range(10))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_space_is_counted_right_when_the_disk_fails_after_the_move(
+    blobs: BlobDirectory, monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    if held:
+        put(blobs, b"data")
+
+    def failing(directory: Path) -> None:
+        raise OSError(errno.EIO, "the disk does not sync")
+
+    monkeypatch.setattr(blobs_directory, "sync_directory", failing)
+    with pytest.raises(OSError, match="does not sync"):
+        put(blobs, b"data")
+    assert Path(blobs.path_of(H(b"data"))).read_bytes() == b"data"
+    assert blobs.total_bytes == len(b"data")

@@ -156,7 +156,10 @@ class BlobDirectory:
         return DamagedError(f"blob {digest.hex()} is damaged: put it again", field="digest")
 
     def keep(self, incoming: Path, digest: bytes, size_bytes: int) -> bool:
-        """Move a verified file to its name, durably; says whether the blob was held before."""
+        """Move a verified file to its name, with its space; says whether the blob was held before.
+
+        From here on the space is the blob's. It is durable, and known as held, after `settle`.
+        """
         path = Path(self.path_of(digest))
         existed = _is_good(path, digest)
         if existed:
@@ -168,10 +171,12 @@ class BlobDirectory:
                 incoming.replace(path)
                 self._damaged.discard(digest)
                 self._total_bytes -= replaced
-        # Even if it existed: whoever put it may not have come to this line yet.
-        sync_directory(path.parent)
-        self._remember(digest)
         return existed
+
+    def settle(self, digest: bytes) -> None:
+        """Make a kept blob durable, even if it existed: who put it may not have come here yet."""
+        sync_directory(Path(self.path_of(digest)).parent)
+        self._remember(digest)
 
     def _remember(self, digest: bytes) -> None:
         with self._lock:
@@ -227,9 +232,10 @@ class FileUpload:
             os.fsync(file.fileno())
             file.close()
             existed = self._directory.keep(self._path, self._digest, self._size_bytes)
+            self._file = None  # at once: whatever fails from now on, nothing is left to discard
+            self._directory.settle(self._digest)
         except OSError as error:
             raise _full_or_own(error) from error
-        self._file = None
         return existed
 
     def discard(self) -> None:
