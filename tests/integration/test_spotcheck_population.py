@@ -12,6 +12,9 @@ import pytest
 
 from otr.spotcheck.v1 import spotcheck_pb2 as pb
 from otr.spotcheck.v1 import spotcheck_pb2_grpc as rpc
+from otr_log.follow import Numbered
+from otr_protocol.tlog.entry import Entry, EntryKind
+from otr_protocol.tlog.tree import Frontier
 from otr_server.channel import open_channel
 from otr_server.process import Listen, Process
 from otr_spotcheck.main import start
@@ -69,6 +72,19 @@ async def test_the_population_survives_a_restart_and_counts_each_statement_once(
     population = Population(tmp_path / "spotcheck" / "spotcheck.sqlite")
     assert population.count() == 5
     population.close()
+
+
+async def test_the_count_is_known_without_asking_the_database(tmp_path: Path) -> None:
+    records = [statement(n) for n in (0, 1, 1)]
+    batch = [
+        Numbered(index, Entry(EntryKind.STATEMENT, record, "operator", 1))
+        for index, record in enumerate(records)
+    ]
+    population = Population(tmp_path / "spotcheck.sqlite")
+    await population.apply(batch, Frontier())
+    await population.apply([], Frontier())
+    population.close()  # a scrape must neither wait for the database nor share its connection
+    assert population.count() == 2
 
 
 async def test_it_serves_on_an_empty_log_and_says_what_is_not_built(tmp_path: Path) -> None:

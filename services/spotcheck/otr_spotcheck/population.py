@@ -39,6 +39,8 @@ class Population:
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(SCHEMA + log_cursor.SCHEMA)
         self.cursor = log_cursor.load(self._db)
+        # Kept, since it is asked for at every scrape, on the event loop.
+        self._count: int = self._db.execute("SELECT count(*) FROM statement").fetchone()[0]
 
     def close(self) -> None:
         """Close the database."""
@@ -46,8 +48,7 @@ class Population:
 
     def count(self) -> int:
         """How many distinct statements the log holds."""
-        counted: int = self._db.execute("SELECT count(*) FROM statement").fetchone()[0]
-        return counted
+        return self._count
 
     async def apply(self, batch: Sequence[Numbered], cursor: Frontier) -> None:
         """Record a verified batch and the cursor after it, in one transaction."""
@@ -61,11 +62,13 @@ class Population:
                 log.warning("entry_ignored", index=numbered.leaf_index, reason=refusal.reason)
                 continue
             rows.append((payload_hash, numbered.leaf_index, numbered.entry.log_time_ms))
-        await asyncio.to_thread(self._store, rows, cursor)
+        self._count += await asyncio.to_thread(self._store, rows, cursor)
         self.cursor = cursor
 
-    def _store(self, rows: Sequence[tuple[bytes, int, int]], cursor: Frontier) -> None:
+    def _store(self, rows: Sequence[tuple[bytes, int, int]], cursor: Frontier) -> int:
+        """Store rows and cursor; returns how many statements were new."""
         with self._db as db:
             # The lowest index of a payload is the one that counts: later copies change nothing.
-            db.executemany("INSERT OR IGNORE INTO statement VALUES (?,?,?)", rows)
+            added = db.executemany("INSERT OR IGNORE INTO statement VALUES (?,?,?)", rows).rowcount
             log_cursor.save(db, cursor)
+        return max(added, 0)
