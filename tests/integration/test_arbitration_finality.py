@@ -22,7 +22,7 @@ from otr.commitment.v1 import commitment_pb2 as log_pb
 from otr.commitment.v1 import commitment_pb2_grpc as commitment_rpc
 from otr_arbitration.arbiter import FIRST_RETRY_MS
 from otr_arbitration.arbiter import Arbiter as Rules
-from otr_arbitration.main import start
+from otr_arbitration.main import ROLES, start
 from otr_arbitration.settings import Settings
 from otr_arbitration.store_sqlite import ArbiterStore
 from otr_log.follow import Numbered
@@ -473,9 +473,26 @@ async def test_disputes_and_money_say_that_they_are_not_built(tmp_path: Path) ->
     async with log_service(tmp_path) as log, arbiter(tmp_path, log) as judge:
         for call in (
             judge.stub.RaiseDispute(pb.RaiseDisputeRequest()),
-            judge.stub.Deposit(pb.DepositRequest()),
+            judge.stub.CompleteWithdrawal(pb.CompleteWithdrawalRequest()),
             judge.stub.GetGame(pb.GetGameRequest()),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_what_is_not_built_is_not_open_to_everybody_either(tmp_path: Path) -> None:
+    async with log_service(tmp_path) as log, arbiter(tmp_path, log) as judge:
+        for call in (
+            judge.stub.Deposit(pb.DepositRequest()),
+            judge.stub.Quarantine(pb.QuarantineRequest()),
+            judge.stub.IssueAllowance(pb.IssueAllowanceRequest()),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert reason_of(caught.value) == "ROLE_DENIED"
+
+
+def test_every_method_of_the_contract_has_its_roles() -> None:
+    methods = pb.DESCRIPTOR.services_by_name["ArbitrationService"].methods
+    assert {method.name for method in methods} == {path.rpartition("/")[2] for path in ROLES}

@@ -22,15 +22,25 @@ from otr_server.process import Process, Servicer
 
 NAME = "otr-arbitration"
 SERVICE = "otr.arbitration.v1.ArbitrationService"
-READS = ("GetFinality", "WatchFinality", "GetServiceInfo")
-UNBUILT = (
-    "RegisterOperator", "CountersignVoucher", "GetVoucher", "IssueAllowance", "GetAllowance",
-    "RaiseDispute", "Point", "Reveal", "SubmitLeaf", "FileDirect", "FillGap",
-    "SubmitAuditBundle", "TakeOverGame", "GetGame", "ListGames", "WatchGames", "WatchNotices",
-    "Deposit", "RequestWithdrawal", "CompleteWithdrawal", "GetAccount", "ListPostings",
-    "Quarantine",
-)  # fmt: skip
-"""In the contract, not built: callers hear UNIMPLEMENTED rather than that they may not."""
+OPERATORS = frozenset({"operator", "inference"})
+ACCOUNT_HOLDERS = frozenset({"operator", "client", "watcher", "auditor", "prover"})
+ROLES = {
+    f"/{SERVICE}/{method}": roles
+    for methods, roles in (
+        (("GetFinality", "WatchFinality", "GetServiceInfo"), ANY_ROLE),
+        # What follows is in the contract and not built: those who may call it hear UNIMPLEMENTED.
+        (("GetVoucher", "GetAllowance", "GetGame", "ListGames"), ANY_ROLE),
+        (("WatchGames", "WatchNotices", "GetAccount", "ListPostings"), ANY_ROLE),
+        # Anybody may challenge and pay: what is sent is signed by the key whose account it burdens.
+        (("RaiseDispute", "Point", "TakeOverGame", "FileDirect", "CountersignVoucher"), ANY_ROLE),
+        (("RegisterOperator", "IssueAllowance", "Reveal", "SubmitLeaf", "FillGap"), OPERATORS),
+        (("SubmitAuditBundle",), OPERATORS | {"spotcheck"}),
+        (("RequestWithdrawal", "CompleteWithdrawal"), ACCOUNT_HOLDERS),
+        # Money from nowhere, and the stop of all finality: only for who runs the arbiter.
+        (("Deposit", "Quarantine"), frozenset({"arbitration"})),
+    )
+    for method in methods
+}
 
 
 async def start(settings: Settings) -> Process:
@@ -76,7 +86,7 @@ async def start(settings: Settings) -> Process:
                 SERVICE,
             )
         ],
-        {f"/{SERVICE}/{method}": ANY_ROLE for method in (*READS, *UNBUILT)},
+        ROLES,
         [follow_the_log, arbiter.judging, arbiter.finalising, end_watches],
         reflection=settings.reflection,
         drain_seconds=settings.drain_seconds,
