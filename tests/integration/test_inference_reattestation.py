@@ -161,8 +161,6 @@ async def test_a_token_that_ends_while_a_delegation_is_awaited_is_reported(tmp_p
         ends_s = int(time.time()) + 10
         await attest_until(stack, ends_s)
         operator.cancel()  # the machine is attested once more, and nobody delegates
-        before = await stack.answer(raw())
-        assert before.verified.statement.end_ms <= ends_s * 1000
         await sleep_until(ends_s + 0.5)
         assert list((tmp_path / "delegations").glob("*.request"))
         assert not stack.processes["inference"].serving

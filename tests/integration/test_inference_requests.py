@@ -13,7 +13,6 @@ import pytest
 import pytest_asyncio
 
 from otr.inference.v1 import inference_pb2 as pb
-from otr_client.client import Chunk
 from otr_client.models_at_hand import find_model
 from otr_numerics.engine import Engine
 from otr_numerics.generation import generate
@@ -243,15 +242,16 @@ async def test_a_caller_is_served_when_the_first_one_left_before_the_answer_bega
 
 async def test_abort_stops_a_running_answer(stack: Stack) -> None:
     ask = raw(max_tokens=480, ignore_eos=True)
-    async with stack.client() as client:
-        finish = None
-        async for event in client.generate(ask):
-            if isinstance(event, Chunk):
-                await client.abort(ask)
-            else:
-                finish = event.verified.blob.finish
-        assert finish is Finish.CANCELLED
-        assert not await client.abort(ask)
+    abort = pb.AbortRequest(request_id=ask.request_id)
+    async with stack.stub("inference") as stub:
+        stream = stub.Generate(ask.message())
+        await stream.read()
+        assert (await stub.Abort(abort)).was_running
+        async for message in stream:
+            last = message
+        assert last.complete.finish_reason == pb.FINISH_REASON_CANCELLED
+        assert last.complete.completion_tokens < 480
+        assert not (await stub.Abort(abort)).was_running
 
 
 async def test_a_receipt_that_was_waited_for_is_in_the_answer(stack: Stack) -> None:
