@@ -218,9 +218,8 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         if row is None:
             raise wire.AnswerUnknownError("no answer under this request id", field="request_id")
         row = await self._with_receipt(row, request.wait_receipt_ms)
-        return pb.GetAnswerResponse(
-            answer=answer_file(row, self._model.model_record), receipt_pending=row.receipt is None
-        )
+        answer = await asyncio.to_thread(answer_file, row, self._model.model_record)
+        return pb.GetAnswerResponse(answer=answer, receipt_pending=row.receipt is None)
 
     def _arrive(self, client: str, asked: Asked) -> tuple[_Arrival, bool]:
         """The arrival of this request id, and whether this call is its first."""
@@ -322,7 +321,6 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         waiting_ns = self._measurements.clock_ns()
         row = await self._with_receipt(row, asked.receipt_ms)
         receipt_ns = self._measurements.clock_ns() - waiting_ns if asked.receipt_ms else 0
-        blob = stored_blob(row)
         timings = pb.Timings(receipt_us=receipt_ns // 1000)
         if outcome is not None:
             measured = outcome.measured
@@ -330,6 +328,13 @@ class InferenceServicer(rpc.InferenceServiceServicer):
             timings.prefill_us = measured.prefill_ns // 1000
             timings.decode_us = measured.decode_ns // 1000
             timings.seal_us = measured.seal_ns // 1000
+        return await asyncio.to_thread(self._complete_message, row, timings, outcome is None)
+
+    def _complete_message(
+        self, row: AnswerRow, timings: pb.Timings, replayed: bool
+    ) -> pb.GenerateComplete:
+        """Opening a blob and writing an answer file take too long for the event loop."""
+        blob = stored_blob(row)
         return pb.GenerateComplete(
             output_token_ids=blob.output_ids,
             output_text=self._model.loaded.tokenizer.decode(blob.output_ids),
@@ -340,5 +345,5 @@ class InferenceServicer(rpc.InferenceServiceServicer):
             statement=row.statement,
             receipt_pending=row.receipt is None,
             timings=timings,
-            replayed=outcome is None,
+            replayed=replayed,
         )
