@@ -70,9 +70,13 @@ class Appender:
         """Where admitted records go; never called for a log that may not go on."""
         self._submit = submit
 
-    async def append(self, offered: Sequence[Offered], submitter: str) -> list[Registered]:
+    async def append(
+        self, offered: Sequence[Offered], submitter: str, *, trusted: bool
+    ) -> list[Registered]:
         """Append records in one commit, in order; returns when they are durable and published.
 
+        Few records of a trusted submitter are admitted on the event loop. A guest's never are: it
+        could choose tokens and blobs that take the disk long to find.
         All or nothing: the first record that is refused refuses the call. Raises what admission
         raises, TooManyPendingError, StorageFullError, OutcomeUnknownError, StoppingError, or the
         reason for which this process appends no more.
@@ -81,7 +85,7 @@ class Appender:
         self._pending.take(submitter, len(offered))
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Registered]] = loop.create_future()
-        if len(offered) <= INLINE_RECORDS:
+        if trusted and len(offered) <= INLINE_RECORDS:
             self._admit(offered, submitter, future, loop)
         else:
             self._threads.submit(self._admit, offered, submitter, future, loop)

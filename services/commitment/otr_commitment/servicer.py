@@ -15,7 +15,7 @@ import structlog
 from otr.commitment.v1 import commitment_pb2 as pb
 from otr.commitment.v1 import commitment_pb2_grpc as rpc
 from otr_commitment import wire
-from otr_commitment.appending import Appender
+from otr_commitment.appending import Appender, Offered
 from otr_commitment.blob_transfer import BlobTransfers
 from otr_commitment.lookup import Key, Located
 from otr_commitment.ports import DamagedError, Head
@@ -27,6 +27,7 @@ from otr_protocol.errors import ExhaustedError, Refusal, RejectedError, UnknownE
 from otr_protocol.tlog.note import SignerKey
 from otr_server import limits
 from otr_server.identity import ANY_ROLE, peer
+from otr_server.identity import Identity as Caller
 from otr_server.shares import Ration
 from otr_server.status import Context, abort_with, status_of
 from otr_server.telemetry import current_request_id
@@ -127,7 +128,7 @@ class CommitmentServicer(rpc.CommitmentServiceServicer):
         async with _special_statuses(context):
             offered = wire.offered(request)
             caller = self._writer(context, len(offered.record))
-            results = await self._appender.append([offered], caller)
+            results = await self._append([offered], caller)
             (response,) = await self._acknowledge(results, [request.wait_receipt])
             return response
 
@@ -137,7 +138,7 @@ class CommitmentServicer(rpc.CommitmentServiceServicer):
         async with _special_statuses(context):
             offered = wire.offered_batch(request)
             caller = self._writer(context, sum(len(each.record) for each in offered))
-            results = await self._appender.append(offered, caller)
+            results = await self._append(offered, caller)
             wanted = [entry.wait_receipt for entry in request.entries]
             return pb.AppendBatchResponse(results=await self._acknowledge(results, wanted))
 
@@ -265,7 +266,7 @@ class CommitmentServicer(rpc.CommitmentServiceServicer):
             digest, size_bytes = await wire.blob_header(parts, self._max_blob_bytes)
             caller = self._writer(context, size_bytes)
             chunks = wire.blob_chunks(parts)
-            existed = await self._transfers.store(caller, digest, size_bytes, chunks)
+            existed = await self._transfers.store(caller.uri, digest, size_bytes, chunks)
             return pb.PutBlobResponse(digest=digest, existed=existed)
 
     async def GetBlob(  # type: ignore[override]  # the stubs know generators only
@@ -314,12 +315,15 @@ class CommitmentServicer(rpc.CommitmentServiceServicer):
                 root_hash=head.root_hash,
             )
 
-    def _writer(self, context: Context, size_bytes: int) -> str:
+    def _writer(self, context: Context, size_bytes: int) -> Caller:
         """Who wants to add so many bytes. Raises RationUsedUpError."""
         caller = peer(context)
         if caller.role not in SERVICES:
             self._guests.use(caller.uri, size_bytes)
-        return caller.uri
+        return caller
+
+    async def _append(self, offered: Sequence[Offered], caller: Caller) -> list[Registered]:
+        return await self._appender.append(offered, caller.uri, trusted=caller.role in SERVICES)
 
     async def _acknowledge(
         self, results: Sequence[Registered], wanted: Sequence[bool]
