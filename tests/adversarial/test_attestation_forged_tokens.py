@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from otr_protocol.answer_refusals import IssuerMismatchError
+from otr_protocol.answer_rules import pinned_token
 from otr_protocol.attestation import compact_jws, ear
 from otr_protocol.attestation.compact_jws import (
     Jwks,
@@ -22,9 +24,11 @@ from otr_protocol.attestation.compact_jws import (
     TokenMalformedError,
     TokenSignatureError,
 )
-from otr_protocol.attestation.ear import TokenClaimsError
+from otr_protocol.attestation.ear import TokenClaimsError, TokenTimeError
+from otr_protocol.attestation.ear_claims import VerdictNotTrustedError
 from otr_protocol.attestation.verdict import Status
 from otr_protocol.errors import Refusal
+from otr_protocol.trust import TokenIssuer, TrustRoots
 from support import devtee_world as world
 
 
@@ -165,6 +169,127 @@ def test_the_thief_puts_his_session_key_into_a_token_of_another() -> None:
 def test_a_token_has_one_spelling(spoil: Any) -> None:
     with pytest.raises(Refusal):
         ear.verify_token(spoil(ear.sign(body(), world.token_key())), jwks())
+
+
+def roots(*issuers: TokenIssuer) -> TrustRoots:
+    return TrustRoots(issuers=issuers)
+
+
+def test_an_issuer_speaks_in_no_other_issuers_name() -> None:
+    """Both are pinned; each key is pinned for one of them."""
+    ours, theirs = world.token_key(), ec.generate_private_key(ec.SECP384R1())
+    keys_of_theirs = Jwks.parse(compact_jws.jwks_document([theirs.public_key()]))
+    pinned = roots(
+        TokenIssuer(world.ISSUER, jwks()), TokenIssuer("https://other.example", keys_of_theirs)
+    )
+    assert pinned_token(ear.sign(body(), ours), pinned).issuer == world.ISSUER
+    for key, issuer in (
+        (theirs, world.ISSUER),
+        (ours, "https://other.example"),
+        (ours, world.ISSUER + "/"),
+        (ours, world.ISSUER.upper()),
+    ):
+        with pytest.raises(IssuerMismatchError):
+            pinned_token(ear.sign(body() | {"iss": issuer}, key), pinned)
+    with pytest.raises(TokenKeyUnknownError):
+        pinned_token(ear.sign(body(), ours), roots(pinned.issuers[1]))
+
+
+@pytest.mark.parametrize("issuer", ["", None, 7, ["https://attestation.example"], "x" * 257])
+def test_a_token_without_a_proper_issuer_is_refused(issuer: Any) -> None:
+    with pytest.raises(TokenClaimsError):
+        ear.verify_token(ear.sign(body() | {"iss": issuer}, world.token_key()), jwks())
+
+
+def test_the_forger_names_another_pinned_key() -> None:
+    """Two keys are pinned, as while one is replaced by the next: the named one must have signed."""
+    other = ec.generate_private_key(ec.SECP384R1())
+    both = Jwks.parse(
+        compact_jws.jwks_document([world.token_key().public_key(), other.public_key()])
+    )
+    payload = json.dumps(body()).encode()
+    for signer, named in ((world.token_key(), other), (other, world.token_key())):
+        header, _, signature = compact_jws.sign(payload, signer).split(b".")
+        renamed = {"alg": "ES384", "kid": compact_jws.key_id(named.public_key()), "typ": "JWT"}
+        forged = spell(renamed, body(), compact_jws.base64url_decode(signature))
+        assert not forged.startswith(header)
+        with pytest.raises(TokenSignatureError):
+            ear.verify_token(forged, both)
+
+
+@pytest.mark.parametrize("key_id", ["", "another", None, 1, ["x"]])
+def test_a_kid_that_names_no_pinned_key_is_refused(key_id: Any) -> None:
+    header = {"alg": "ES384", "kid": key_id}
+    with pytest.raises((TokenKeyUnknownError, TokenMalformedError)):
+        ear.verify_token(spell(header, body(), bytes(96)), jwks())
+    with pytest.raises((TokenKeyUnknownError, TokenMalformedError)):
+        ear.verify_token(spell({"alg": "ES384"}, body(), bytes(96)), jwks())
+
+
+@pytest.mark.parametrize(
+    "nonce",
+    [
+        compact_jws.base64url_encode(b"x" * 32),
+        world.BOUND["challenge"].hex(),
+        compact_jws.base64url_encode(world.BOUND["challenge"]) + "=",
+        "",
+        None,
+        [compact_jws.base64url_encode(world.BOUND["challenge"])],
+    ],
+)
+def test_a_nonce_that_is_not_the_challenge_is_refused(nonce: Any) -> None:
+    token = ear.sign(body() | {"eat_nonce": nonce}, world.token_key())
+    with pytest.raises(TokenClaimsError):
+        ear.verify_token(token, jwks())
+
+
+def test_no_token_is_made_about_other_evidence_than_was_appraised() -> None:
+    """Two bundles under one challenge: the verdict on the one gives no token about the other."""
+    appraised, other = world.bundle(), world.bundle()
+    assert appraised.digest != other.digest
+    verdict = world.judge(appraised)
+    with pytest.raises(VerdictNotTrustedError):
+        ear.claims(verdict, other, world.ISSUER, world.NOW)
+
+
+@pytest.mark.parametrize("seconds", [1, 119, 120, 121, 3600])
+def test_a_statement_begun_before_its_token_is_not_covered(seconds: int) -> None:
+    """No leeway: a clock that is behind the issuer's asks again, and nothing is dated back."""
+    token = ear.sign(body() | {"nbf": world.NOW + seconds}, world.token_key())
+    result = ear.verify_token(token, jwks())
+    end_ms = result.expires_at * 1000
+    result.require_covers((world.NOW + seconds) * 1000, end_ms)
+    with pytest.raises(TokenTimeError):
+        result.require_covers((world.NOW + seconds) * 1000 - 1, end_ms)
+    with pytest.raises(TokenTimeError):
+        result.require_covers(end_ms, end_ms + 1)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"nbf": world.NOW + 3601},
+        {"exp": world.NOW - 1},
+        {"exp": world.NOW + 3601},
+        {"iat": world.NOW + 3601},
+        {"iat": -1},
+        {"nbf": True},
+        {"exp": world.NOW + 0.5},
+        {"exp": str(world.NOW + 60)},
+        {"exp": None},
+    ],
+)
+def test_times_that_no_token_has_are_refused(times: dict[str, Any]) -> None:
+    with pytest.raises(Refusal):
+        ear.verify_token(
+            spell_signed(body() | times),
+            jwks(),
+        )
+
+
+def spell_signed(claims: dict[str, Any]) -> bytes:
+    """A token by the real key over whatever JSON its owner was made to sign."""
+    return compact_jws.sign(json.dumps(claims).encode(), world.token_key())
 
 
 def test_a_token_about_eight_gpus_fits() -> None:

@@ -16,6 +16,7 @@ from otr.attestation.v1 import attestation_pb2 as pb
 from otr.attestation.v1 import attestation_pb2_grpc as rpc
 from otr.commitment.v1 import commitment_pb2 as log_pb
 from otr_devtee import Attester, DevelopmentPki
+from otr_protocol.attestation import evidence as evidence_bundles
 from otr_protocol.attestation import policy
 from otr_protocol.attestation.ear import verify_token
 from otr_protocol.digest import H
@@ -109,6 +110,62 @@ async def test_evidence_of_another_challenge_is_refused(stack: Stack, verifier: 
 async def test_a_challenge_cannot_be_made_up(stack: Stack, verifier: Any) -> None:
     error = await refusal(stack, verifier, challenge=b"c" * 32)
     assert reason_of(error) == "CHALLENGE_REJECTED"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"audience": "another.log/otr"},
+        {"audience": AUDIENCE + " "},
+        *({name: b"x" * 32} for name in KEYS),
+    ],
+    ids=lambda change: next(iter(change)),
+)
+async def test_a_challenge_of_another_audience_or_key_is_refused_and_used_up(
+    stack: Stack, verifier: Any, change: dict[str, Any]
+) -> None:
+    binding = pb.KeyBinding(**KEYS)
+    issued = await verifier.IssueChallenge(
+        pb.IssueChallengeRequest(audience=AUDIENCE, key_binding=binding)
+    )
+    assert len(issued.challenge) == 32
+    machine = Attester(DevelopmentPki.load(stack.directory.devtee_dir))
+    good = pb.VerifyRequest(
+        challenge=issued.challenge,
+        audience=AUDIENCE,
+        key_binding=binding,
+        evidence=machine.collect(challenge=issued.challenge, **KEYS),
+    )
+    wrong = pb.VerifyRequest.FromString(good.SerializeToString())
+    for name, value in change.items():
+        setattr(wrong if name == "audience" else wrong.key_binding, name, value)
+    for attempt in (wrong, good):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await verifier.Verify(attempt)
+        assert reason_of(caught.value) == "CHALLENGE_REJECTED"
+
+
+async def test_a_challenge_is_accepted_once(stack: Stack, verifier: Any) -> None:
+    answer = await verify(stack, verifier)
+    assert answer.attestation_token
+    bundle = evidence_bundles.decode(await evidence_of(stack, answer))
+    again = pb.VerifyRequest(
+        challenge=bundle.challenge,
+        audience=AUDIENCE,
+        key_binding=pb.KeyBinding(**KEYS),
+        evidence=bundle.encode(),
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await verifier.Verify(again)
+    assert reason_of(caught.value) == "CHALLENGE_REJECTED"
+
+
+async def evidence_of(stack: Stack, answer: pb.VerifyResponse) -> bytes:
+    """The evidence of a token, as anybody gets it from the log."""
+    digest = answer.verdict.evidence_digest
+    async with stack.stub("commitment", role="watcher") as log:
+        parts = [part.chunk async for part in log.GetBlob(log_pb.GetBlobRequest(digest=digest))]
+    return b"".join(parts)
 
 
 async def test_damaged_evidence_is_refused_as_malformed(stack: Stack, verifier: Any) -> None:
