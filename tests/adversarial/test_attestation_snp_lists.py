@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 
-from otr_devtee.snp_issuing import revocation_list
+from otr_devtee.snp_issuing import RsaIdentity, revocation_list
 from otr_protocol.attestation.amd.snp_product import GENOA, TURIN
 from otr_protocol.attestation.amd.snp_report import SigningKey
 from otr_protocol.attestation.verdict import Status
@@ -85,3 +87,33 @@ def test_a_list_of_changes_or_of_a_part_does_not_pass_for_the_whole() -> None:
         assert reasons(appraise(of, crls=[crl])) == ["SNP_CRL_MALFORMED"]
     numbered = listed(of, extensions=[(x509.CRLNumber(7), False)])
     assert reasons(appraise(of, crls=[numbered], require_snp_crl=True)) == []
+
+
+def test_a_root_that_may_only_issue_signs_a_list() -> None:
+    of = machine()
+    usages = dict.fromkeys(
+        (
+            *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
+            *("key_agreement", "crl_sign", "encipher_only", "decipher_only"),
+        ),
+        False,
+    )
+    root = (
+        x509.CertificateBuilder()
+        .subject_name(of.ark.certificate.subject)
+        .issuer_name(of.ark.certificate.subject)
+        .public_key(of.ark.key.public_key())
+        .serial_number(65536)
+        .not_valid_before(world.START)
+        .not_valid_after(world.END)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(key_cert_sign=True, **usages), critical=True)
+        .sign(
+            of.ark.key,
+            hashes.SHA384(),
+            rsa_padding=padding.PSS(mgf=padding.MGF1(hashes.SHA384()), salt_length=48),
+        )
+    )
+    issuing = dataclasses.replace(of, ark=RsaIdentity(root, of.ark.key))
+    assert reasons(appraise(issuing)) == []
+    assert reasons(appraise(issuing, crls=[listed(issuing)])) == ["SNP_CRL_REJECTED"]

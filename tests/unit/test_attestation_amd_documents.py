@@ -301,6 +301,16 @@ def test_a_value_has_one_encoding(data: str) -> None:
         der.whole(bytes.fromhex(data), der.SEQUENCE)
 
 
+def test_truth_has_one_spelling_and_tags_have_one_byte() -> None:
+    assert der.boolean(der.whole(bytes.fromhex("0101ff"), der.BOOLEAN))
+    assert not der.boolean(der.whole(bytes.fromhex("010100"), der.BOOLEAN))
+    for other in ("010101", "0100", "0102ffff"):
+        with pytest.raises(der.DerError):
+            der.boolean(der.whole(bytes.fromhex(other), der.BOOLEAN))
+    with pytest.raises(der.DerError):
+        der.children(der.whole(bytes.fromhex("30031f0100"), der.SEQUENCE), der.SEQUENCE)
+
+
 @pytest.mark.parametrize(
     ("content", "number"), [("00", 0), ("7f", 127), ("0080", 128), ("80", -128), ("ff7f", -129)]
 )
