@@ -23,6 +23,7 @@ from otr_numerics.convert.hf import HuggingFaceModel
 from otr_numerics.fetch import CALIBRATION_FILE, CALIBRATION_SHA256, WEIGHTS_SHA256
 from otr_numerics.known_models import MODEL_IDS, OTR_TINY, SMOLLM2, models_directory
 from otr_numerics.model_file import LoadedModel, load_model
+from support.material import absent
 
 MODELS = models_directory(os.environ)
 TINY_WEIGHTS_SHA256 = "04b7d94d999f55edd8d1f754ed3e86634c4aa0e824e5d4e04211e24154a9992c"
@@ -32,7 +33,7 @@ TINY_WEIGHTS_SHA256 = "04b7d94d999f55edd8d1f754ed3e86634c4aa0e824e5d4e04211e2415
 def material(vectors: Path) -> Path:
     path = vectors.parent / "model"
     if not path.is_dir():
-        pytest.skip(f"no model material at {path}")
+        absent(path)
     return path
 
 
@@ -43,8 +44,7 @@ def tiny() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def smollm2() -> LoadedModel:
-    if not (MODELS / SMOLLM2).is_dir():
-        pytest.skip(f"no {MODELS / SMOLLM2}; `make setup` fetches it")
+    assert (MODELS / SMOLLM2).is_dir(), "`make setup` fetches it"
     return load_model(MODELS / SMOLLM2, MODEL_IDS[SMOLLM2])
 
 

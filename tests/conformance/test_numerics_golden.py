@@ -19,6 +19,7 @@ from otr_numerics.engine import Engine
 from otr_numerics.known_models import MODEL_IDS, OTR_TINY, SMOLLM2, models_directory
 from otr_numerics.model_file import LoadedModel, load_model
 from otr_numerics.reference import Operation, ReferenceRun
+from support.material import absent
 
 MODELS = models_directory(os.environ)
 
@@ -27,7 +28,7 @@ MODELS = models_directory(os.environ)
 def material(vectors: Path) -> Path:
     path = vectors.parent / "model"
     if not path.is_dir():
-        pytest.skip(f"no model material at {path}")
+        absent(path)
     return path
 
 
@@ -38,8 +39,7 @@ def tiny() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def smollm2() -> LoadedModel:
-    if not (MODELS / SMOLLM2).is_dir():
-        pytest.skip(f"no {MODELS / SMOLLM2}; `make setup` fetches it")
+    assert (MODELS / SMOLLM2).is_dir(), "`make setup` fetches it"
     return load_model(MODELS / SMOLLM2, MODEL_IDS[SMOLLM2])
 
 

@@ -80,8 +80,7 @@ def test_another_model_in_its_place_does_not_pass_for_it(tmp_path: Path) -> None
 
 def test_a_model_that_is_there_is_not_fetched_again() -> None:
     present = models_directory(os.environ) / SMOLLM2
-    if not present.is_dir():
-        pytest.skip(f"no {present}; `make setup` fetches it")
+    assert present.is_dir(), "`make setup` fetches it"
     stages: list[str] = []
     result = fetch.fetch_smollm2(
         present, lambda stage, done, total: stages.append(stage), environ=OFFLINE
