@@ -54,13 +54,6 @@ class Operation:
     output: Tensors
     intermediates: Tensors = field(default_factory=dict)
 
-    def output_bytes(self, row: int) -> bytes:
-        """The committed bytes of one row: little-endian, C order, tensors in order."""
-        return b"".join(
-            np.ascontiguousarray(tensor[row]).astype(tensor.dtype.newbyteorder("<")).tobytes()
-            for tensor in self.output.values()
-        )
-
 
 def _quantised(q: Quantised) -> Tensors:
     """The committed form of QUANT over a whole row: q int8, M as uint32, e as uint8."""

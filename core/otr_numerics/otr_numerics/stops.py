@@ -1,4 +1,4 @@
-"""Stop strings, matched on the bytes of the last 64 streamed ids (spec/trace.md, NU sampling).
+"""Stop strings, matched on the bytes of the last 64 streamed ids (spec/statement.md, ST-12).
 
 Text is compared as bytes of the manifest's token-byte table, so that two parties agree on a match
 without agreeing on a tokenizer or on how broken UTF-8 is shown.

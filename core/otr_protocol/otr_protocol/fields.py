@@ -15,7 +15,6 @@ from otr_protocol.dcbor import Value
 from otr_protocol.errors import MalformedError
 
 DIGEST_BYTES: Final = 32
-KEY_BYTES: Final = 32
 SALT_BYTES: Final = 32
 MIN_ID_BYTES: Final = 16
 MAX_ID_BYTES: Final = 64
