@@ -6,7 +6,7 @@ engine decodes a prompt, then the service answers the same prompt; which goes fi
 The bare loop does what any server must (forward pass, sampling, detokenising) and nothing of ours.
 The attested time runs from the first step to the durable signed statement: sealing is inside.
 
-    python bench/inference_throughput.py [--pairs 15] [--tokens 256] [--model smollm2]
+    .venv/bin/python bench/inference_throughput.py [--pairs 15] [--tokens 256] [--model smollm2]
 
 Prints one JSON line per model: median ratio of paired tokens per second with its 95 % bootstrap
 interval and the pairs. Wall clock, since hashing may use the second core; pairs cancel the noise.

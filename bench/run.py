@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`make bench`: run every benchmark of this directory and print its JSON line.
 
-A benchmark is a program `bench/<idea>.py` that takes no arguments, writes progress to standard
+A benchmark is a program `bench/<idea>.py` that needs no arguments, writes progress to standard
 error and one JSON object per result, with a "name", to standard output (bench/README.md). Each
 runs in a process of its own, one after the other: two at once would measure each other.
 """

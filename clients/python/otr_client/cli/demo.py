@@ -28,6 +28,7 @@ def demo(
         Path | None, typer.Option("--dir", help="Keep the stack's files here; default: nowhere.")
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=2)] = 48,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads of the engine.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Show a real model answering verifiably, and attacks on its answers being refused.
@@ -44,7 +45,7 @@ def demo(
     from otr_client.demo.run import Listener, run_demo
     from otr_client.stack.local import LocalStack
 
-    options = StackOptions(found := find_model(model))
+    options = StackOptions(found := find_model(model), engine_threads=threads)
     chat = has_chat_template(found)
     with tempfile.TemporaryDirectory(prefix="otr-demo-") as temporary:
         stack = LocalStack(StackDirectory(directory or Path(temporary)), options)
