@@ -212,7 +212,8 @@ class Client:
     async def receipt(self, ask: Ask, *, wait_ms: int = 10_000) -> tuple[bytes, bool]:
         """The answer file again, with its receipt if the log registered it within `wait_ms`.
 
-        Returns (answer file, whether it has a receipt).
+        Returns (answer file, whether the server says it has a receipt); nothing is verified here:
+        give the file to `check`. Raises grpc.aio.AioRpcError, and what `attest` does.
         """
         stub = await self._stub(current=False)
         response = await stub.GetAnswer(
@@ -222,17 +223,26 @@ class Client:
         return response.answer, not response.receipt_pending
 
     async def abort(self, ask: Ask) -> bool:
-        """Stop a running request; whether it was running."""
+        """Stop a running request; whether it was running.
+
+        Raises grpc.aio.AioRpcError, and what `attest` does.
+        """
         stub = await self._stub(current=False)
         answer = await stub.Abort(pb.AbortRequest(request_id=ask.request_id))
         return answer.was_running
 
     async def model_info(self, model: str = "") -> pb.GetModelInfoResponse:
-        """What the server says of its model."""
+        """What the server says of its model, unverified.
+
+        Raises grpc.aio.AioRpcError, and what `attest` does.
+        """
         stub = await self._stub(current=False)
         return await stub.GetModelInfo(pb.GetModelInfoRequest(model=model))
 
     async def attestation(self) -> pb.GetAttestationResponse:
-        """The server's current attestation token and delegation."""
+        """The server's current attestation token and delegation, unverified.
+
+        Raises grpc.aio.AioRpcError, and what `attest` does.
+        """
         stub = await self._stub(current=False)
         return await stub.GetAttestation(pb.GetAttestationRequest())
