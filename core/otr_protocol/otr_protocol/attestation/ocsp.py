@@ -204,7 +204,7 @@ def names(response: OcspResponse, certificate: Certificate, issuer: Certificate)
 def issuer_hashes(issuer_der: bytes, hash_name: str) -> tuple[bytes, bytes]:
     """The two hashes by which a CertID names an issuer (DER): of its name, and of its key."""
     issuer = certificates.parse(issuer_der)
-    name = issuer.parsed.subject.public_bytes()
+    name = issuer.subject_name
     # The key hash covers the bits of the key alone, without algorithm and length (RFC 6960 4.1.1).
     key = issuer.key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     # SHA-1 identifies here and secures nothing: the signature below does.
@@ -264,7 +264,7 @@ def _require_responder_id(response: OcspResponse, signer: Certificate) -> None:
         _, key_hash = issuer_hashes(signer.der, "sha1")
         matches = response.responder_key_hash == key_hash
     else:
-        matches = response.responder_name == signer.parsed.subject.public_bytes()
+        matches = response.responder_name == signer.subject_name
     if not matches:
         raise OcspRejectedError("the response names another responder than the one that signed")
 
@@ -299,6 +299,6 @@ def find(
             found = standing
     if found is None:
         raise RevocationUnknownError(
-            f"no response says whether {certificate.common_name!r} is revoked"
+            f"no response says whether certificate {certificate.serial:x} is revoked"
         )
     return found

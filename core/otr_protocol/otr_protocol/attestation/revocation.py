@@ -125,7 +125,7 @@ def _judge_standing(
     *,
     hold_tolerated: bool,
 ) -> Finding | None:
-    name, mode = certificate.common_name, policy.revocation
+    mode = policy.revocation
     if standing.status is CertificateStatus.REVOKED:
         # No look at the clock: what was revoked stays so, however old the word of it.
         tolerated = standing.on_hold and hold_tolerated
@@ -133,7 +133,7 @@ def _judge_standing(
             reason="CERTIFICATE_ON_HOLD" if standing.on_hold else "CERTIFICATE_REVOKED",
             component=component,
             status=Status.WARNING if tolerated else Status.CONTRAINDICATED,
-            message=f"{name!r} is {'on hold' if standing.on_hold else 'revoked'}",
+            message=f"on hold or revoked: {certificate.common_name!r}",
         )
     if mode is RevocationMode.NONE:
         return None
@@ -142,7 +142,7 @@ def _judge_standing(
             reason="REVOCATION_UNKNOWN",
             component=component,
             status=Status.INDETERMINATE,
-            message=f"the responder does not know {name!r}",
+            message=f"the responder does not know {certificate.common_name!r}",
         )
     try:
         if mode is RevocationMode.AS_ISSUED:
@@ -163,7 +163,7 @@ def _judge_standing(
         reason="REVOCATION_NOT_CURRENT",
         component=component,
         status=Status.WARNING,
-        message=f"{name!r} was good at {standing.this_update}, nothing newer is known",
+        message=f"{certificate.common_name!r} was good at {standing.this_update}, no news since",
     )
 
 

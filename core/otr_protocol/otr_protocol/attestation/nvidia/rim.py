@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from lxml import etree
+
 from otr_protocol.attestation import certificates
 from otr_protocol.attestation.certificates import Certificate, ChainRejectedError, Validity
 from otr_protocol.attestation.nvidia import xml_signature
@@ -153,7 +155,7 @@ def _structure(root: Element) -> tuple[Element, Element]:
     entity, meta, payload = root
     if len(entity) or len(meta):
         raise RimMalformedError("Entity and Meta hold nothing")
-    if "".join(root.itertext()).strip(" \t\r\n"):
+    if etree.tostring(root, method="text", encoding="unicode").strip(" \t\r\n"):
         raise RimMalformedError("a manifest holds text")
     for element, names in ((root, _ROOT_ATTRIBUTES), (entity, _ENTITY_ATTRIBUTES)):
         if set(element.keys()) != names:
@@ -180,8 +182,6 @@ def _measurements(payload: Element) -> tuple[GoldenMeasurement, ...]:
     for resource in payload:
         if resource.tag != SWID + "Resource" or len(resource):
             raise RimMalformedError("the payload holds something that is not a measurement")
-        if resource.get("type") != "Measurement":
-            raise RimMalformedError("a resource is not a measurement")
         measurement = _measurement(resource)
         if measurements and measurement.index <= measurements[-1].index:
             raise RimMalformedError(f"measurement {measurement.index} is out of order or doubled")
@@ -192,27 +192,22 @@ def _measurements(payload: Element) -> tuple[GoldenMeasurement, ...]:
 
 
 def _measurement(resource: Element) -> GoldenMeasurement:
-    index = _number(resource, "index", MAX_INDEX)
-    count = _number(resource, "alternatives", MAX_ALTERNATIVES)
-    active = _TRUTH.get(resource.get("active"))
-    if active is None or count == 0 or resource.get("size") != _SIZE:
-        raise RimMalformedError(f"measurement {index} has no usable active, count or size")
-    # Exactly the attributes read below: a hash that is not counted would be one nobody compares.
-    if len(resource.attrib) != _RESOURCE_ATTRIBUTES + count:
-        raise RimMalformedError(f"measurement {index} does not have {count} alternatives")
+    attributes: dict[str, str] = dict(zip(resource.keys(), resource.values(), strict=True))
+    index = _NUMBERS.get(attributes.get("index", ""))
+    count = _NUMBERS.get(attributes.get("alternatives", ""))
+    active = _TRUTH.get(attributes.get("active", ""))
+    name = attributes.get("name", "")
+    if index is None or active is None or not 1 <= len(name) <= MAX_TEXT:
+        raise RimMalformedError("a measurement has no usable index, name or state")
+    if attributes.get("type") != "Measurement" or attributes.get("size") != _SIZE:
+        raise RimMalformedError(f"resource {index} is not a measurement of {_SIZE} bytes")
+    # Exactly the attributes read here: a hash that is not counted would be one nobody compares.
+    if not count or count > MAX_ALTERNATIVES or len(attributes) != _RESOURCE_ATTRIBUTES + count:
+        raise RimMalformedError(f"measurement {index} does not have the alternatives it counts")
     alternatives: list[bytes] = []
-    for name in _HASH_NAMES[:count]:
-        value = resource.get(name)
-        if not isinstance(value, str) or not _HEX.fullmatch(value):
+    for hash_name in _HASH_NAMES[:count]:
+        value = attributes.get(hash_name, "")
+        if not _HEX.fullmatch(value):
             raise RimMalformedError(f"an alternative of measurement {index} is not SHA-384")
         alternatives.append(bytes.fromhex(value))
-    return GoldenMeasurement(
-        index=index, active=active, name=_text(resource, "name"), alternatives=tuple(alternatives)
-    )
-
-
-def _number(element: Element, name: str, maximum: int) -> int:
-    value = _NUMBERS.get(element.get(name))
-    if value is None or value > maximum:
-        raise RimMalformedError(f"{name} is not a number up to {maximum}")
-    return value
+    return GoldenMeasurement(index, active, name, tuple(alternatives))

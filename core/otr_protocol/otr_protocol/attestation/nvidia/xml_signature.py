@@ -13,7 +13,7 @@ document types, entities, processing instructions, comments, CDATA. What is left
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -201,9 +201,9 @@ def _base64(element: Element) -> bytes:
     _children(element)
     text = "".join((element.text or "").split())
     try:
-        data = base64.b64decode(text, validate=True)
+        data = binascii.a2b_base64(text, strict_mode=True)
     except ValueError as error:
         raise XmlSignatureProfileError(f"{_local(element)} is not base64") from error
-    if base64.b64encode(data).decode("ascii") != text:
+    if binascii.b2a_base64(data, newline=False).decode("ascii") != text:
         raise XmlSignatureProfileError(f"{_local(element)} is not canonical base64")
     return data
