@@ -72,7 +72,7 @@ X = sha384(b"x").digest()
         logs.specification(digest=b"\1" * 20),
         logs.specification(signature=b"Spec ID Event02\0"),
         logs.specification(()),
-        logs.specification([(algorithm, 48) for algorithm in range(9)]),
+        logs.specification([(algorithm, 48) for algorithm in range(4, 13)]),
         logs.specification([(logs.SHA384, 48), (logs.SHA384, 48)]),
         logs.specification([(logs.SHA384, 32)]),
         logs.specification([(logs.SHA256, 32)]),
