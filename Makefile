@@ -70,7 +70,8 @@ bench-inference: setup ## Attested throughput against the bare engine, as one JS
 	@$(BIN)/python bench/inference_throughput.py
 
 bench-attestation: setup ## Verifications per CPU second and the service's latency, beside the peers that are there
-	@$(BIN)/python bench/attestation_verification.py
+	@PYTHONPATH=tests $(BIN)/python bench/attestation_verification.py
+	@PYTHONPATH=tests $(BIN)/python bench/attestation_latency.py
 
 peers: setup ## Make the environments of the verifiers that ours is compared with
 	@$(BIN)/python tools/side_environments.py nvidia_verifier signxml

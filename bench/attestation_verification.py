@@ -1,189 +1,221 @@
 #!/usr/bin/env python3
-"""CPU time of appraising attestation evidence, by what the verifier already knows.
+"""Verifications per CPU second of one core, on real evidence, beside the peers that are there.
 
-One core, development evidence (the formats and algorithms of the real ones), revocation included:
+    gpu_verify_warm   a report of a GPU seen before: one signature, every other check
+    gpu_verify_cold   nothing cached: chain, both manifests and report, as NVIDIA's verifier counts
+    gpu_verify_cold_with_revocation
+                      the same with seven OCSP answers, each by a delegated responder
+    tdx_verify        a quote of a machine seen before; _new_machine: chain, enclave and TCB anew
+    snp_verify        a report of a chip seen before; _cold: its chain and vendor keys anew
+    p384_verify       one bare ECDSA P-384 verification: the unit of the NVIDIA and AMD figures
 
-  cold        nothing cached: vendor chains, both manifests, every response and the report
-  cold_without_revocation
-              the same without any OCSP response, which is how other verifiers are measured
-  new_device  vendor chains, manifests and responders known; this GPU's two certificates, its
-              response and its report are new
-  known       a fresh report of a GPU seen before: one signature
-
-`p384_verify_ms` is one ECDSA P-384 verification on the same machine in the same minute, the unit
-that most of this time consists of; `verifications` says how many of them a call needs.
+Peers: NVIDIA's verifier in its own environment (`make peers`), its OCSP requests answered without
+cost; bare dcap-qvl with its collateral parsed beforehand; for SNP the bare signature, which is the
+limit. Rounds alternate between all of them, so that a busy machine slows all alike; the figure is
+the median. Needs OTR_VECTORS (../shared/vectors), and tests/ on the path, as `make
+bench-attestation` has it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import json
+import os
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
-from otr_devtee import Attester, DevelopmentPki
-from otr_devtee.ocsp_issuing import respond
-from otr_devtee.pki import BACKDATE, make_gpu
-from otr_protocol import binding
-from otr_protocol.attestation import certificates, collateral, evidence, ocsp, revocation
-from otr_protocol.attestation.amd import amd_certificate, snp_chain, snp_crl
-from otr_protocol.attestation.appraise import appraise
-from otr_protocol.attestation.evidence import EvidenceBundle
-from otr_protocol.attestation.nvidia import rim, spdm_report
+import dcap_qvl
+
+from otr_protocol.attestation import certificates, ocsp, revocation
+from otr_protocol.attestation.amd import amd_certificate, snp_chain, snp_crl, snp_report
+from otr_protocol.attestation.amd.snp_appraisal import appraise_snp
+from otr_protocol.attestation.collateral import CollateralBundle, collect
+from otr_protocol.attestation.evidence import INTEL_TDX, SEV_SNP, CpuEvidence
+from otr_protocol.attestation.intel import pck_chain, tdx_collateral, tdx_quote, tdx_verify
+from otr_protocol.attestation.intel.tdx_appraisal import appraise_tdx
+from otr_protocol.attestation.nvidia import device_chain, rim, spdm_report
 from otr_protocol.attestation.nvidia.gpu_appraisal import appraise_gpu
+from otr_protocol.attestation.policy import Policy, RevocationMode
+from otr_protocol.attestation.trust_roots import VENDOR
+from otr_protocol.attestation.verdict import worst
+from support import attestation_vectors as real
+from support import peer_verifiers as peers
 
-NOW = 1_800_000_000
-COLD_CALLS = 100
-NEW_DEVICES = 200
-KNOWN_CALLS = 1_000
-BOUND = {
-    name: bytes([number]) * 32
-    for number, name in enumerate(
-        ("challenge", "operator_id", "session_key", "tls_spki_sha256", "model_id")
-    )
-}
-CACHES = [
-    function
-    for module in (
-        certificates,
-        collateral,
-        ocsp,
-        revocation,
-        rim,
-        amd_certificate,
-        snp_chain,
-        snp_crl,
-    )
-    for function in vars(module).values()
-    if hasattr(function, "cache_clear")
-]
+REPOSITORY = Path(__file__).resolve().parents[1]
+ROUNDS = 15
+GPU_AT = real.at("2026-02-01")
+TDX_AT = real.at("2025-07-01T12:00:00")
+SNP_AT = real.at("2026-11-22")
+SHARED = (certificates, ocsp, revocation)
+NVIDIA = (*SHARED, device_chain, rim)
+INTEL = (pck_chain, tdx_quote, tdx_verify)
+AMD = (amd_certificate, snp_chain, snp_crl)
 
 
-def forget() -> None:
-    for function in CACHES:
-        function.cache_clear()
+@dataclass(frozen=True)
+class Mode:
+    """One thing to measure: how often in a round, and what is forgotten before each call."""
+
+    call: Callable[[], object]
+    calls: int
+    forgets: tuple[ModuleType, ...] = ()
+
+    def cpu_ms(self) -> float:
+        """CPU time of one call, the mean of a round; forgetting does not count."""
+        spent = 0
+        for _ in range(self.calls):
+            for module in self.forgets:
+                for function in vars(module).values():
+                    if hasattr(function, "cache_clear"):
+                        function.cache_clear()
+            start = time.process_time_ns()
+            self.call()
+            spent += time.process_time_ns() - start
+        return spent / self.calls / 1e6
 
 
-def cpu_ms(
-    calls: Iterable[Callable[[], object]], *, before: Callable[[], None] | None = None
-) -> list[float]:
-    """CPU time of each call, sorted; garbage is collected between calls and not within."""
-    times = []
-    gc.disable()
-    for call in calls:
-        if before is not None:
-            before()
-        start = time.process_time_ns()
-        call()
-        times.append((time.process_time_ns() - start) / 1e6)
-    gc.enable()
-    return sorted(times)
+def gpu_modes(vectors: Path) -> dict[str, Mode]:
+    found = real.h100_550(vectors)
+
+    def appraise(collateral: CollateralBundle, mode: RevocationMode) -> None:
+        appraisal = appraise_gpu(
+            found.evidence,
+            nonce=found.nonce,
+            collateral=collateral,
+            policy=Policy(revocation=mode),
+            roots=[VENDOR],
+            now_s=GPU_AT,
+            component="gpu-0",
+        )
+        assert worst(*(finding.status for finding in appraisal.findings)).trusted
+
+    alone = partial(appraise, collect(rims=found.rims), RevocationMode.NONE)
+    whole = partial(appraise, found.collateral(), RevocationMode.AS_ISSUED)
+    report = spdm_report.parse(found.evidence.report)
+    key = certificates.parse(found.evidence.certificates[0]).key
+    return {
+        "gpu_verify_warm": Mode(alone, 40),
+        "gpu_verify_cold": Mode(alone, 8, NVIDIA),
+        "gpu_verify_cold_with_revocation": Mode(whole, 4, NVIDIA),
+        "p384_verify": Mode(partial(report.require_signature, key), 40),
+    }
 
 
-def line(name: str, times: list[float], verifications: int, unit_ms: float) -> None:
-    median = statistics.median(times)
-    print(
-        json.dumps(
-            {
-                "name": name,
-                "calls": len(times),
-                "verifications": verifications,
-                "p384_verify_ms": round(unit_ms, 3),
-                "cpu_p50_ms": round(median, 3),
-                "cpu_p99_ms": round(times[int(len(times) * 0.99)], 3),
-                "per_core_per_s": round(1000 / median),
-            }
-        ),
-        flush=True,
-    )
+def tdx_modes(vectors: Path) -> dict[str, Mode]:
+    directory = vectors / "intel" / "tdx_v4_dstack"
+    data = (directory / "quote.bin").read_bytes()
+    record = tdx_collateral.from_json((directory / "collateral.json").read_bytes()).encode()
+    report = tdx_quote.parse(data).report
+    assert isinstance(report, tdx_quote.TdReport)
+    bundle, native = collect(rims={}, intel=[record]), tdx_collateral.read(record).native
+    policy = Policy(cpu_measurements=(report.mrtd,))
+
+    def ours() -> None:
+        appraisal = appraise_tdx(
+            CpuEvidence(INTEL_TDX, data, ()),
+            report_data=report.report_data,
+            collateral=bundle,
+            policy=policy,
+            roots=[VENDOR],
+            now_s=TDX_AT,
+        )
+        assert not appraisal.findings
+
+    def theirs() -> None:
+        dcap_qvl.verify_with_root_ca(data, native, VENDOR.intel_root, TDX_AT)
+
+    return {
+        "tdx_verify": Mode(ours, 100),
+        "tdx_verify_new_machine": Mode(ours, 30, INTEL),
+        "dcap_qvl": Mode(theirs, 30),
+    }
+
+
+def snp_modes(vectors: Path) -> dict[str, Mode]:
+    directory = vectors / "amd"
+    report = real.read(directory / "milan_dstack_2026" / "report.bin")
+    (vcek,) = real.certificates((directory / "milan_dstack_2026" / "vcek.pem").read_bytes())
+    ask, ark = real.certificates((directory / "milan_v2" / "ask_ark.pem").read_bytes())
+    parsed = snp_report.parse(report)
+    collateral = collect(rims={}, snp_issuers=[(ask, ark)])
+    policy = Policy(cpu_measurements=(parsed.measurement,))
+
+    def appraise() -> None:
+        appraisal = appraise_snp(
+            CpuEvidence(SEV_SNP, report, (vcek,)),
+            report_data=parsed.report_data,
+            collateral=collateral,
+            policy=policy,
+            roots=[VENDOR],
+            now_s=SNP_AT,
+        )
+        assert not appraisal.findings
+
+    return {"snp_verify": Mode(appraise, 60), "snp_verify_cold": Mode(appraise, 10, AMD)}
+
+
+def nvidia_ms(vectors: Path) -> float | None:
+    """Median CPU time of NVIDIA's verifier on the same evidence; None where it is not installed."""
+    if not (REPOSITORY / ".venv-nvidia-verifier").is_dir():
+        return None
+    found = real.h100_550(vectors)
+    rims = {name.split("_")[2]: document.decode() for name, document in found.rims.items()}
+    case = {
+        "report": found.evidence.report.hex(),
+        "chain": [der.hex() for der in found.evidence.certificates],
+        "driver_rim": rims["DRIVER"],
+        "vbios_rim": rims["VBIOS"],
+        "nonce": found.nonce.hex(),
+        "at": GPU_AT,
+    }
+    answers = peers.ask("nvidia-verifier", "nvidia_verifier.py", [case] * 12)
+    assert all(answer.accepted for answer in answers)
+    return statistics.median(answer.cpu_ms for answer in answers[2:])  # it warms up too
 
 
 def main() -> int:
-    print("making a development PKI with 200 GPUs ...", file=sys.stderr)
-    with tempfile.TemporaryDirectory() as scratch:
-        small = DevelopmentPki.create(Path(scratch) / "devtee", now_s=NOW - 3600)
-    start = datetime.fromtimestamp(NOW - 3600, UTC) - BACKDATE
-    pki = dataclasses.replace(
-        small, gpus=tuple(make_gpu(small.device_ica, start) for _ in range(NEW_DEVICES))
-    )
-    policy, roots = pki.policy(), [pki.trust_roots()]
-    known = small.collateral(NOW - 60)
-    fleet = dataclasses.replace(
-        known,
-        ocsp_responses=tuple(
-            sorted(
-                {
-                    *known.ocsp_responses,
-                    *(
-                        respond(
-                            gpu.brom.certificate,
-                            pki.device_ica.certificate,
-                            pki.responders["device-ica"],
-                            NOW - 60,
-                        )
-                        for gpu in pki.gpus
-                    ),
-                }
-            )
-        ),
-    )
-    nonce = binding.gpu_nonce(binding.anchor(**BOUND))
-
-    def bundle(owner: DevelopmentPki) -> EvidenceBundle:
-        return evidence.decode(Attester(owner).collect(**BOUND))
-
-    def gpu(of: EvidenceBundle, collateral_bundle: collateral.CollateralBundle) -> object:
-        appraisal = appraise_gpu(
-            of.devices[0],
-            nonce=nonce,
-            collateral=collateral_bundle,
-            policy=policy,
-            roots=roots,
-            now_s=NOW,
-            component="gpu-0",
-        )
-        assert not appraisal.findings or not collateral_bundle.ocsp_responses
-        return appraisal
-
-    def whole(of: EvidenceBundle) -> object:
-        verdict = appraise(of, known, policy, roots, NOW)
-        assert not verdict.findings
-        return verdict
-
-    fresh = [bundle(small) for _ in range(50)]
-    report = spdm_report.parse(fresh[0].devices[0].report)
-    key = certificates.parse(fresh[0].devices[0].certificates[0]).key
-    unit = statistics.median(cpu_ms([partial(report.require_signature, key)] * 300))
-
-    print("cold ...", file=sys.stderr)
-    cold = cpu_ms([partial(gpu, fresh[0], known)] * COLD_CALLS, before=forget)
-    line("attestation_gpu_cold", cold, 22, unit)
-    silent = dataclasses.replace(known, ocsp_responses=())
-    cold = cpu_ms([partial(gpu, fresh[0], silent)] * COLD_CALLS, before=forget)
-    line("attestation_gpu_cold_without_revocation", cold, 10, unit)
-    print("new devices ...", file=sys.stderr)
-    fleets = [bundle(dataclasses.replace(pki, gpus=(each, *pki.gpus[1:]))) for each in pki.gpus]
-    forget()
-    gpu(fresh[0], fleet)
-    new = cpu_ms([partial(gpu, each, fleet) for each in fleets[1:]])
-    line("attestation_gpu_new_device", new, 4, unit)
-    print("known devices ...", file=sys.stderr)
-    gpu(fresh[0], known)
-    calls = [partial(gpu, each, known) for each in fresh]
-    line("attestation_gpu_known", cpu_ms(calls * (KNOWN_CALLS // len(calls))), 1, unit)
-    print("CPU and GPU together ...", file=sys.stderr)
-    composite_cold = cpu_ms([partial(whole, fresh[0])] * COLD_CALLS, before=forget)
-    line("attestation_composite_cold", composite_cold, 23, unit)
-    whole(fresh[0])
-    calls = [partial(whole, each) for each in fresh]
-    line("attestation_composite_known", cpu_ms(calls * (KNOWN_CALLS // len(calls))), 2, unit)
+    vectors = Path(os.environ.get("OTR_VECTORS", REPOSITORY.parent / "shared" / "vectors"))
+    if not vectors.is_dir():
+        print(f"no vectors at {vectors}; set OTR_VECTORS", file=sys.stderr)
+        return 1
+    modes = gpu_modes(vectors) | tdx_modes(vectors) | snp_modes(vectors)
+    for mode in modes.values():
+        mode.call()
+    times: dict[str, list[float]] = {name: [] for name in modes}
+    theirs: list[float] = []
+    gc.disable()
+    for number in range(ROUNDS):
+        print(f"round {number + 1} of {ROUNDS} ...", file=sys.stderr)
+        for name, mode in modes.items():
+            times[name].append(mode.cpu_ms())
+        if number % 5 == 0 and (spent := nvidia_ms(vectors)) is not None:
+            theirs.append(spent)
+        gc.collect()
+    medians = {name: statistics.median(of) for name, of in times.items()}
+    compared = {
+        "gpu_verify": ("nv-local-gpu-verifier", statistics.median(theirs) if theirs else None),
+        "tdx_verify": ("dcap-qvl", medians["dcap_qvl"]),
+        "snp_verify": ("bare P-384", medians["p384_verify"]),
+    }
+    for name, spent in medians.items():
+        known = (peer for start, peer in compared.items() if name.startswith(start))
+        peer, peer_ms = next(known, ("", None))
+        line: dict[str, object] = {
+            "name": f"{name}_per_s",
+            "value": round(1000 / spent, 1),
+            "unit": "1/s of one core",
+            "cpu_p50_ms": round(spent, 3),
+        }
+        if peer_ms is not None:
+            line |= {"peer": peer, "peer_value": round(1000 / peer_ms, 1)}
+            line["ratio"] = round(peer_ms / spent, 3)
+        print(json.dumps(line), flush=True)
     return 0
 
 

@@ -9,6 +9,7 @@ runs in a process of its own, one after the other: two at once would measure eac
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -37,7 +38,12 @@ def main() -> int:
     for path in benchmarks():
         print(f"bench: {path.stem} ...", file=sys.stderr, flush=True)
         started = time.monotonic()
-        run = subprocess.run([sys.executable, str(path)], stdout=subprocess.PIPE, text=True)
+        run = subprocess.run(
+            [sys.executable, str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(HERE.parent / "tests")},
+        )
         lines = results(run.stdout)
         if run.returncode or not lines or any("name" not in line for line in lines):
             failed.append(path.stem)
