@@ -25,6 +25,7 @@ from otr_protocol.attestation.policy import Policy, RevocationMode
 from otr_protocol.attestation.trust_roots import TrustRootSet
 from otr_protocol.errors import Refusal
 
+REASK_SECONDS: Final = 2.0
 _REMEMBERED: Final = 8192
 _ASKED_AT_ONCE: Final = 16
 
@@ -83,16 +84,18 @@ class Gathering:
             if 0 <= now_s - said.asked_s < self._fresh_seconds:
                 return said.item
         try:
-            async with self._turn:
+            # Nobody waits long for a newer answer while the last one still counts.
+            patience = REASK_SECONDS if said is not None and said.item.usable(now_s) else None
+            async with self._turn, asyncio.timeout(patience):
                 answer = await self._client.get(key)
             if said is not None and answer.content == said.item.content:
                 item = said.item
             else:
                 # By its own word and not the service's: how long it counts is in the content.
                 item = await asyncio.to_thread(check, key, answer.content)
-        except Refusal as refusal:
+        except (Refusal, TimeoutError) as error:
             if said is None:
-                log.warning("collateral_missing", key=key.text, reason=refusal.reason)
+                log.warning("collateral_missing", key=key.text, error=str(error))
                 return None
             item = said.item
         self._remember(key, _Said(item, now_s))

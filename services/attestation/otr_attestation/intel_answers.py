@@ -62,7 +62,7 @@ def read_record(answers: IntelAnswers) -> bytes:
             qe_identity=qe_identity,
             qe_identity_signature=qe_identity_signature,
         ).encode()
-    except (Refusal, ValueError) as error:
+    except (Refusal, ValueError, TypeError, RecursionError) as error:
         raise CollateralUnavailableError(
             f"Intel's answer cannot be read: {error}", field="key"
         ) from error
