@@ -26,6 +26,9 @@ from packaging.utils import canonicalize_name
 
 from bootstrap import REPOSITORY, REQUIREMENTS, members
 
+# Programs for other verifiers' environments (tools/side_environments.py).
+PEERS = REPOSITORY / "tests" / "differential" / "peers"
+
 # Imported for their effect or by another name than their own, so that no import shows them.
 NOT_IMPORTED: dict[str, str] = {
     "grpcio-status": "google.rpc.Status in trailers: imported as grpc_status",
@@ -170,6 +173,8 @@ def check_programs(installed: Installed) -> Iterator[str]:
     }
     for folder in ("tests", "bench", "tools"):
         for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            if path.is_relative_to(PEERS):
+                continue
             beside = {sibling.stem for sibling in path.parent.iterdir()} | shared
             for found in imports_of(path):
                 top = found.module.split(".", 1)[0]

@@ -93,6 +93,8 @@ class Client:
         require_attested_channel: bool = True,
     ) -> None:
         self._target = target
+        # Requests that this client stopped: only their answers may say that they were cancelled.
+        self._aborted: set[bytes] = set()
         self._tls = tls
         self._roots = roots
         self._plain = None if require_attested_channel else open_channel(target, tls, ROLE)
@@ -206,7 +208,7 @@ class Client:
     def check(self, ask: Ask, answer: bytes) -> VerifiedAnswer:
         """Verify an answer file and that it answers `ask`; see `generate` for what is raised."""
         verified = verify_answer(answer, self._roots, time.time_ns() // 1_000_000)
-        ask.require_answered(verified)
+        ask.require_answered(verified, cancelled=ask.request_id in self._aborted)
         return verified
 
     async def receipt(self, ask: Ask, *, wait_ms: int = 10_000) -> tuple[bytes, bool]:
@@ -228,6 +230,7 @@ class Client:
         Raises grpc.aio.AioRpcError, and what `attest` does.
         """
         stub = await self._stub(current=False)
+        self._aborted.add(ask.request_id)
         answer = await stub.Abort(pb.AbortRequest(request_id=ask.request_id))
         return answer.was_running
 
