@@ -133,7 +133,9 @@ class Deployment:
 
     def stub(self, process: Process, service: str = "attestation", role: str = "inference") -> Any:
         """A service as a caller of this role sees it."""
-        channel = open_channel(process.bound.target, self.pki.client_tls(role), "attestation")
+        channel = open_channel(
+            process.bound.target, self.pki.client_tls(role), "attestation", timeout_seconds=60.0
+        )
         self.channels.append(channel)
         return STUBS[service](channel)
 
