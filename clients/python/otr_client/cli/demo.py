@@ -84,7 +84,8 @@ def _narrator(model: str) -> Listener:
         out.print(
             f"\n[dim]first token {answer.ttft_ms:.0f} ms, {answer.tokens_per_s:.0f} tokens/s;"
             f" provisional finality {answer.provisional_ms:.1f} ms after the last token,"
-            f" receipt {answer.receipt_ms:.1f} ms later[/]"
+            f" receipt {answer.receipt_ms:.1f} ms later[/]",
+            soft_wrap=True,
         )
         verdict = "[green]verified offline[/]" if answer.verified else "[bold red]not verified[/]"
         out.print(f"{verdict}: {', '.join(check.name for check in checks)}", soft_wrap=True)
