@@ -20,12 +20,24 @@ from otr_spotcheck.settings import Settings
 
 NAME = "otr-spotcheck"
 SERVICE = "otr.spotcheck.v1.SpotCheckService"
-METHODS = (
-    "GetSampling", "RegisterWeightCommitment", "GetWeightCommitment", "GetParameters",
-    "LeaseTasks", "ExtendLease", "ReleaseLease", "SubmitProof", "SubmitReexecution", "GetAudit",
-    "GetAuditBundle", "WatchAudits", "GetServiceInfo",
-)  # fmt: skip
-"""All of the contract; those not built answer UNIMPLEMENTED."""
+WORKERS = frozenset({"prover"})
+AUDITORS = frozenset({"auditor", "watcher", "arbitration"})
+ROLES = {
+    "GetSampling": ANY_ROLE,
+    "RegisterWeightCommitment": frozenset({"operator", "prover"}),
+    "GetWeightCommitment": ANY_ROLE,
+    "GetParameters": ANY_ROLE,
+    "LeaseTasks": WORKERS,
+    "ExtendLease": WORKERS,
+    "ReleaseLease": WORKERS,
+    "SubmitProof": WORKERS,
+    "SubmitReexecution": AUDITORS,
+    "GetAudit": ANY_ROLE,
+    "GetAuditBundle": AUDITORS,
+    "WatchAudits": ANY_ROLE,
+    "GetServiceInfo": ANY_ROLE,
+}
+"""All of the contract; those not built answer UNIMPLEMENTED, to whom they will be open."""
 
 
 async def start(settings: Settings) -> Process:
@@ -54,7 +66,7 @@ async def start(settings: Settings) -> Process:
                 SERVICE,
             )
         ],
-        {f"/{SERVICE}/{method}": ANY_ROLE for method in METHODS},
+        {f"/{SERVICE}/{method}": roles for method, roles in ROLES.items()},
         [follow_the_log],
         reflection=settings.reflection,
         drain_seconds=settings.drain_seconds,
