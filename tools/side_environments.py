@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from pathlib import Path
 
 from bootstrap import BIN, REPOSITORY, REQUIREMENTS, digest_of, index_environment, members, run, say
 
@@ -32,7 +33,8 @@ def make(name: str) -> None:
     say(f"{environment.name} ...")
     run(BIN / "uv", "venv", "--quiet", "--python", sys.executable, environment)
     python = environment / "bin" / "python"
-    install = [BIN / "uv", "pip", "install", "--python", python, "--quiet", "--no-build"]
+    install: list[str | Path] = [BIN / "uv", "pip", "install", "--python", python]
+    install += ["--quiet", "--no-build"]
     run(*install, "--require-hashes", "-r", lock, environment=index_environment())
     if name == "fuzz":
         # The sources themselves, without installing them: what is fuzzed is what is on disk.
