@@ -8,6 +8,8 @@ import sys
 from typing import Any, Final
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from otr_protocol.attestation import policy_expression as pe
 
@@ -120,3 +122,33 @@ def test_what_could_exceed_them_is_refused_before_it_runs(attack: str) -> None:
     assert measured["reasons"] == ["POLICY_EXPRESSION_FAILED"]
     assert measured["seconds"] <= MAX_SECONDS
     assert measured["bytes"] <= MAX_BYTES
+
+
+PIECES: Final = st.sampled_from(
+    [
+        *("cpu", "devices", "policy", "simulated", "status", "d", "a", "true", "false", "null"),
+        *(".", "[", "]", "(", ")", ",", "?", ":", "!", "-", " in ", "&&", "||", "==", "<", ">="),
+        *("0", "7", "999999999999999999", '"n"', "'x-claim-1'", '""'),
+        *(".all(d,", ".exists(a,", ".exists_one(d,", ".map(d,", ".size()", "size(", "has(", "int("),
+        *(".contains(", ".startsWith(", "cpu.list", "devices[0]", 'd["n"]', "d.n"),
+    ]
+)
+FEW: Final = {
+    "cpu": {"list": ["a", "b"], "n": 1},
+    "devices": [{"n": n, "x-claim-1": "v"} for n in range(3)],
+    "policy": {"n": 0},
+    "simulated": False,
+    "status": "affirming",
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PIECES, max_size=24).map("".join) | st.text(max_size=60))
+def test_no_soup_of_tokens_does_more_than_refuse(expression: str) -> None:
+    findings = pe.judge(expression, FEW)
+    assert len(findings) <= 1
+    assert findings == pe.judge(expression, FEW)
+    try:
+        pe.compile_expression(expression)
+    except pe.PolicyExpressionError:
+        assert [finding.reason for finding in findings] == ["POLICY_EXPRESSION_FAILED"]
