@@ -201,14 +201,12 @@ def test_an_up_to_date_machine_is_at_a_level_that_says_so(vectors: Path, name: s
     assert level["tcbStatus"] == "UpToDate"
 
 
-def test_the_default_policy_refuses_a_machine_whose_keys_are_cached(vectors: Path) -> None:
-    appraisal = appraise(
-        vectors,
-        "tdx_v4_dstack",
-        real.at("2025-07-01"),
-        of="tdx_v4_dstack",
-        tdx_traits=Policy().tdx_traits,
-    )
+def test_a_trait_counts_only_where_the_policy_allows_it(vectors: Path) -> None:
+    at, of = real.at("2025-07-01"), "tdx_v4_dstack"
+    default = appraise(vectors, of, at, of=of, tdx_traits=Policy().tdx_traits)
+    assert default.findings == ()
+    strict = ("dynamic-platform", "smt")
+    appraisal = appraise(vectors, of, at, of=of, tdx_traits=strict)
     assert [(finding.reason, finding.runtime) for finding in appraisal.findings] == [
         ("INTEL_TRAIT", b"cached-keys")
     ]
