@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -78,11 +79,19 @@ class LogPeer:
             held = await self.stub.HasBlobs(
                 pb.HasBlobsRequest(digests=[digest for digest, _ in blobs]), timeout=CALL_SECONDS
             )
-            for present, (digest, data) in zip(held.held, blobs, strict=True):
-                if not present:
-                    await self.stub.PutBlob(_parts(digest, data), timeout=CALL_SECONDS)
+            # Side by side: each waits for a disk, and what belongs together is two or three.
+            await asyncio.gather(
+                *(
+                    self._put(digest, data)
+                    for present, (digest, data) in zip(held.held, blobs, strict=True)
+                    if not present
+                )
+            )
         except grpc.aio.AioRpcError as error:
             raise _refused_or_unavailable(error) from error
+
+    async def _put(self, digest: bytes, data: bytes) -> None:
+        await self.stub.PutBlob(_parts(digest, data), timeout=CALL_SECONDS)
 
     async def get_blob(self, digest: bytes, *, max_bytes: int = MAX_BLOB_BYTES) -> bytes:
         """Fetch a blob and check its digest.
