@@ -177,6 +177,20 @@ def test_a_switch_reports_a_state_that_is_not_allowed(
     assert (verdict.status is Status.AFFIRMING) is (reason is None)
 
 
+def test_a_link_or_place_without_a_device_names_nobody() -> None:
+    """Zeros stand for links that are off; they are no device that could be missing."""
+    gpu, switch = machine.gpus()[0], machine.switches()[0]
+    fields = dict(devices.protected_fields([s.pdi for s in machine.switches()]))
+    fields[OpaqueType.SWITCH_PDI] = fields[OpaqueType.SWITCH_PDI][:-8] + bytes(8)
+    gpus = machine.group()[1:8]
+    switches = machine.group()[8:]
+    assert judge(machine.evidence(gpu, list(fields.items())), *gpus, *switches).findings == ()
+    listed = b"".join(g.pdi for g in machine.gpus()[:7]) + bytes(8)
+    half = machine.switch_evidence(switch, {OpaqueType.SWITCH_GPU_PDIS: listed.ljust(128, b"\xff")})
+    verdict = judge(*machine.group()[:8], half, *machine.group()[9:])
+    assert reasons(verdict) == {"PPCIE_GPU_UNLISTED"}
+
+
 def test_a_gpus_list_of_another_length_is_malformed() -> None:
     fields = dict(devices.protected_fields([switch.pdi for switch in machine.switches()]))
     fields[OpaqueType.SWITCH_PDI] = fields[OpaqueType.SWITCH_PDI][:-8]

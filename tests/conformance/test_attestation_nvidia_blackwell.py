@@ -123,6 +123,12 @@ def test_a_blackwell_report_states_the_first_firmware_identity(stated: bytes | N
     assert reasons(judge(list(fields.items()))) == {"GPU_FWID_MISMATCH"}
 
 
+def test_no_blackwell_driver_is_too_old_to_state_a_firmware_identity() -> None:
+    fields = dict(devices.blackwell_fields()) | {OpaqueType.DRIVER_VERSION: b"535.86.09\0"}
+    del fields[OpaqueType.FWID]
+    assert "GPU_FWID_MISMATCH" in reasons(judge(list(fields.items())))
+
+
 GOOD = bytes(range(48))
 
 
