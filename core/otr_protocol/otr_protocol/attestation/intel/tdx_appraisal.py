@@ -76,7 +76,7 @@ def appraise_tdx(
     try:
         quote = _read(evidence)
         trusted = set_of_intel(roots, quote.chain.root.der)
-        quote.require_genuine(trusted.intel_root)
+        genuine = quote.require_genuine(trusted.intel_root)
     except Refusal as refusal:
         return refused(refusal)
     findings = check_report_data(quote.report.report_data, report_data)
@@ -87,7 +87,7 @@ def appraise_tdx(
         return CpuAppraisal(findings=(*state, *findings), roots=trusted)
     try:
         known = tdx_collateral.find(collateral, quote, now_s)
-        verified = tdx_verify.verify(quote, known, trusted.intel_root, now_s)
+        verified = tdx_verify.verify(genuine, known, now_s)
     except Refusal as refusal:
         return CpuAppraisal(findings=(*findings, *findings_of([refusal])), roots=trusted)
     return CpuAppraisal(

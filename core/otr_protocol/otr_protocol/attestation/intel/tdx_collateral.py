@@ -258,8 +258,8 @@ def find(bundle: CollateralBundle, quote: Quote, now_s: int) -> ReadCollateral:
 
     Of several, those that are current come first, then the one with the higher evaluation number
     (Intel's newer idea of what is up to date), then the one that lasts longer. Records that cannot
-    be read are passed over. Raises IntelCollateralMissingError if none fits, and
-    IntelCollateralNotCurrentError if none of those that fit is current.
+    be read are passed over. The record need not be current, if none is. Raises
+    IntelCollateralMissingError if none fits.
     """
     unreadable = 0
     fitting: list[tuple[bool, int, int, ReadCollateral]] = []
@@ -283,9 +283,7 @@ def find(bundle: CollateralBundle, quote: Quote, now_s: int) -> ReadCollateral:
             f"no collateral for family {quote.chain.platform.fmspc.hex()} is at hand"
             + (f" ({unreadable} records cannot be read)" if unreadable else "")
         )
-    best = max(fitting, key=lambda candidate: candidate[:3])[3]
-    best.require_current(now_s)
-    return best
+    return max(fitting, key=lambda candidate: candidate[:3])[3]
 
 
 @lru_cache(maxsize=64)

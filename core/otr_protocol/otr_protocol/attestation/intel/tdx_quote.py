@@ -264,7 +264,7 @@ class Quote:
         key = _key(self.attestation_key)
         ecdsa.require_raw(key, self.signature, self.signed, QuoteSignatureError)
 
-    def require_genuine(self, pinned_root: bytes) -> None:
+    def require_genuine(self, pinned_root: bytes) -> GenuineQuote:
         """Refuse a quote that no quoting enclave on a machine certified by Intel has made.
 
         What only collateral can tell, whether the enclave is Intel's and how current the machine
@@ -275,6 +275,18 @@ class Quote:
         if self.qe_report.report_data != H(self.attestation_key + self.qe_data) + _NOTHING:
             raise AttestationKeyError("the enclave's report is about another key")
         self.require_signature()
+        return GenuineQuote(self, pinned_root)
+
+
+@dataclass(frozen=True, slots=True)
+class GenuineQuote:
+    """A quote whose chain and signatures hold under a pinned root, by `Quote.require_genuine`.
+
+    What it says of the guest is what a quoting enclave saw. Nothing is known of the machine yet.
+    """
+
+    quote: Quote
+    pinned_root: bytes
 
 
 def parse(data: bytes) -> Quote:

@@ -20,7 +20,7 @@ import dcap_qvl
 from otr_protocol.attestation.certificates import Validity
 from otr_protocol.attestation.intel import tdx_tcb
 from otr_protocol.attestation.intel.tdx_collateral import ReadCollateral
-from otr_protocol.attestation.intel.tdx_quote import Quote
+from otr_protocol.attestation.intel.tdx_quote import GenuineQuote, Quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,13 @@ class VerifiedQuote:
     validity: Validity
 
 
-def verify(
-    quote: Quote, collateral: ReadCollateral, pinned_root: bytes, now_s: int
-) -> VerifiedQuote:
-    """Verify a quote under the pinned root (DER) at `now_s` (seconds since 1970 UTC).
+def verify(genuine: GenuineQuote, collateral: ReadCollateral, now_s: int) -> VerifiedQuote:
+    """Verify the machine of a genuine quote at `now_s` (seconds since 1970 UTC).
 
-    Raises what `Quote.require_genuine` and the checks of `ReadCollateral` raise,
-    CertificateExpiredError, or one of the refusals of `tdx_tcb`.
+    Raises what the checks of `ReadCollateral` raise, CertificateExpiredError, or one of the
+    refusals of `tdx_tcb`.
     """
-    quote.require_genuine(pinned_root)
+    quote = genuine.quote
     collateral.require_current(now_s)
     period = quote.chain.validity
     period.require(now_s, "the platform's chain")
@@ -64,7 +62,7 @@ def verify(
         ),
         (quote, now_s),
     )
-    status, advisories = _judge(machine, collateral, pinned_root)
+    status, advisories = _judge(machine, collateral, genuine.pinned_root)
     return VerifiedQuote(
         quote=quote,
         tcb_status=status,
