@@ -8,7 +8,7 @@ here, only revocation does (`ocsp`), for the three between leaf and root.
 
 The serial number of the boot ROM's certificate ends in the device's PDI (per-device identifier, 8
 bytes), by which GPUs and switches name each other in their reports; so it was in every real chain
-seen (17 GPUs, 5 switches; the byte before it is 0x41 in a GPU and 0x50 in a switch).
+seen (14 GPUs, 5 switches; the byte before it is 0x41 in a GPU and 0x50 in a switch).
 """
 
 from __future__ import annotations
