@@ -184,6 +184,25 @@ def test_a_tdx_module_that_is_not_intels_is_refused(change: dict[str, bytes]) ->
     assert reasons(judge(data)) == ["TDX_MODULE_IDENTITY"]
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"mr_signer_seam": b"\1" * 48}, "TDX_MODULE_IDENTITY"),
+        ({"tee_tcb_svn": bytes([5, 1, 3]).ljust(16, b"\0")}, "INTEL_TCB_UNMATCHED"),
+    ],
+)
+def test_what_is_remembered_of_a_machine_is_not_used_for_its_next_module(
+    change: dict[str, bytes], reason: str
+) -> None:
+    """The same keys, enclave and chain to the byte, and another module under the guest."""
+    before = world.quote()
+    assert judge(before).findings == ()
+    signed = before[:48] + world.td_report(**change)  # type: ignore[arg-type]
+    signature = world.raw_signature(world.intel().attestation_key, signed)
+    after = signed + before[len(signed) : len(signed) + 4] + signature + before[len(signed) + 68 :]
+    assert reasons(judge(after)) == [reason]
+
+
 @pytest.mark.parametrize("trait", ["cached-keys", "dynamic-platform", "smt"])
 def test_a_machine_built_as_the_policy_forbids_is_refused(trait: str) -> None:
     allowed = tuple(name for name in world.POLICY.tdx_traits if name != trait)
