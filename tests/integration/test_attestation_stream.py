@@ -156,7 +156,7 @@ async def test_no_more_is_read_than_is_worked_on(deployed: Deployment) -> None:
             read += 1
             keys = binding(number)
             bound = wire.bound(AUDIENCE, pb.KeyBinding(**keys))
-            challenge, _ = challenges.issue(bound, deployed.clock.now_ms())
+            challenge, _ = challenges.issue(bound, deployed.clock.now_ms(), "a")
             evidence = Attester(world.pki()).collect(challenge=challenge, **keys)
             yield pb.VerifyStreamRequest(
                 sequence=number,

@@ -22,7 +22,7 @@ def challenges(capacity: int = 4) -> Challenges:
 
 def test_a_challenge_is_accepted_once() -> None:
     issued = challenges()
-    challenge, expires_ms = issued.issue(BOUND, 5000)
+    challenge, expires_ms = issued.issue(BOUND, 5000, "a")
     assert (len(challenge), expires_ms) == (32, 6000)
     issued.consume(challenge, BOUND, 5999)
     with pytest.raises(ChallengeRejectedError):
@@ -31,7 +31,7 @@ def test_a_challenge_is_accepted_once() -> None:
 
 def test_an_expired_challenge_is_refused() -> None:
     issued = challenges()
-    challenge, expires_ms = issued.issue(BOUND, 0)
+    challenge, expires_ms = issued.issue(BOUND, 0, "a")
     with pytest.raises(ChallengeRejectedError):
         issued.consume(challenge, BOUND, expires_ms)
 
@@ -49,7 +49,7 @@ def test_an_expired_challenge_is_refused() -> None:
 )
 def test_a_challenge_for_somebody_else_is_refused_and_burnt(change: dict[str, bytes]) -> None:
     issued = challenges()
-    challenge, _ = issued.issue(BOUND, 0)
+    challenge, _ = issued.issue(BOUND, 0, "a")
     with pytest.raises(ChallengeRejectedError):
         issued.consume(challenge, replace(BOUND, **change), 1)  # type: ignore[arg-type]
     with pytest.raises(ChallengeRejectedError):
@@ -63,9 +63,20 @@ def test_a_challenge_that_was_never_issued_is_refused() -> None:
 
 def test_open_challenges_are_bounded_until_they_expire() -> None:
     issued = challenges(capacity=2)
-    fresh = {issued.issue(BOUND, 0)[0] for _ in range(2)}
+    fresh = {issued.issue(BOUND, 0, caller)[0] for caller in "ab"}
     assert len(fresh) == 2
     with pytest.raises(TooManyChallengesError) as caught:
-        issued.issue(BOUND, 999)
+        issued.issue(BOUND, 999, "c")
     assert caught.value.retry_after_ms == 1000
-    issued.issue(BOUND, 1000)
+    issued.issue(BOUND, 1000, "c")
+
+
+def test_one_attester_leaves_places_for_the_others() -> None:
+    issued = challenges(capacity=8)
+    first, _ = issued.issue(BOUND, 0, "greedy")
+    issued.issue(BOUND, 0, "greedy")
+    with pytest.raises(TooManyChallengesError):
+        issued.issue(BOUND, 0, "greedy")
+    issued.issue(BOUND, 0, "other")
+    issued.consume(first, BOUND, 1)
+    issued.issue(BOUND, 1, "greedy")

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from otr_protocol.errors import ExhaustedError, RejectedError
+from otr_server.shares import Shares, share_of
 
 CHALLENGE_BYTES = 32
 
@@ -43,24 +44,28 @@ class Challenges:
 
     def __init__(self, *, lifetime_ms: int, capacity: int) -> None:
         self._lifetime_ms = lifetime_ms
-        self._capacity = capacity
-        self._open: OrderedDict[bytes, tuple[int, Bound]] = OrderedDict()
+        # One attester cannot keep the others from attesting: it holds a part of the places.
+        self._places = Shares(
+            capacity,
+            share_of(capacity),
+            TooManyChallengesError,
+            "open challenges",
+            retry_ms=lifetime_ms,
+        )
+        self._open: OrderedDict[bytes, tuple[int, str, Bound]] = OrderedDict()
 
     @property
     def open_count(self) -> int:
         """How many challenges are remembered."""
         return len(self._open)
 
-    def issue(self, bound: Bound, now_ms: int) -> tuple[bytes, int]:
-        """Return a fresh challenge and the time it expires at."""
+    def issue(self, bound: Bound, now_ms: int, caller: str) -> tuple[bytes, int]:
+        """Return a fresh challenge for `caller` (an identity) and the time it expires at."""
         self._forget_expired(now_ms)
-        if len(self._open) >= self._capacity:
-            raise TooManyChallengesError(
-                f"{len(self._open)} challenges are open", retry_after_ms=self._lifetime_ms
-            )
+        self._places.take(caller)
         challenge = secrets.token_bytes(CHALLENGE_BYTES)
         expires_ms = now_ms + self._lifetime_ms
-        self._open[challenge] = (expires_ms, bound)
+        self._open[challenge] = (expires_ms, caller, bound)
         return challenge, expires_ms
 
     def consume(self, challenge: bytes, bound: Bound, now_ms: int) -> None:
@@ -72,7 +77,8 @@ class Challenges:
                 "the challenge was not issued here, was used already or has expired",
                 field="challenge",
             )
-        if found[1] != bound:
+        self._places.give_back(found[1])
+        if found[2] != bound:
             raise ChallengeRejectedError(
                 "the challenge was issued for another audience or key", field="key_binding"
             )
@@ -80,7 +86,8 @@ class Challenges:
     def _forget_expired(self, now_ms: int) -> None:
         # Equal lifetimes make the order of issue the order of expiry.
         while self._open:
-            challenge, (expires_ms, _) = next(iter(self._open.items()))
+            challenge, (expires_ms, caller, _) = next(iter(self._open.items()))
             if expires_ms > now_ms:
                 return
             del self._open[challenge]
+            self._places.give_back(caller)

@@ -39,7 +39,9 @@ class AttestationServicer(rpc.AttestationServiceServicer):
         self, request: pb.IssueChallengeRequest, context: Context
     ) -> pb.IssueChallengeResponse:
         bound = wire.bound(request.audience, request.key_binding)
-        challenge, expires_ms = self._verifying.challenges.issue(bound, self._now_ms())
+        challenge, expires_ms = self._verifying.challenges.issue(
+            bound, self._now_ms(), peer(context).uri
+        )
         return pb.IssueChallengeResponse(challenge=challenge, expires_ms=expires_ms)
 
     async def Verify(self, request: pb.VerifyRequest, context: Context) -> pb.VerifyResponse:
