@@ -46,7 +46,7 @@ def signed(
     issuer: Identity | None = None,
     *,
     key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey = P384,
-    digest: hashes.HashAlgorithm | None = None,
+    digest: hashes.SHA256 | hashes.SHA384 | None = None,
     ca: bool | None = None,
     usage: str | None = None,
     extension: bytes | None = None,
