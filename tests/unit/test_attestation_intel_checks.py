@@ -90,6 +90,7 @@ def malformed(says: str, field: str | None = None) -> Any:
         ("tcb_info_signature", bytes(63), "has 64 bytes"),
         ("qe_identity_signature", bytes(65), "has 64 bytes"),
     ],
+    ids=["empty", "too large", "a short signature", "a long signature"],
 )
 def test_every_part_has_its_size(name: str, part: bytes, says: str) -> None:
     with malformed(f"{name} {says}", name):

@@ -11,7 +11,7 @@ import pytest
 
 from otr_protocol import dcbor
 from otr_protocol.attestation import policy, policy_expression
-from otr_protocol.attestation.policy import FIELDS, Policy
+from otr_protocol.attestation.policy import FIELDS, Policy, RevocationMode
 from otr_protocol.attestation.policy_expression import (
     MAX_BYTES,
     MAX_CHARACTERS,
@@ -25,7 +25,7 @@ from otr_protocol.attestation.policy_expression import (
     PolicyExpressionError,
     compile_expression,
 )
-from otr_protocol.attestation.policy_fields import PolicyMalformedError
+from otr_protocol.attestation.policy_fields import PolicyMalformedError, choice
 from otr_protocol.attestation.verdict import Finding, Status
 
 
@@ -52,6 +52,14 @@ def test_a_record_says_what_the_kind_of_its_field_knows(field: str, value: Any, 
     with pytest.raises(PolicyMalformedError, match=says) as caught:
         policy.decode(record(**{field: value}))
     assert (caught.value.reason, caught.value.field) == ("POLICY_MALFORMED", field)
+
+
+def test_a_choice_is_one_of_its_enumeration() -> None:
+    kind = choice(RevocationMode)
+    assert kind.decode("require", "revocation") is RevocationMode.REQUIRE
+    with pytest.raises(PolicyMalformedError, match="not one of the known choices") as caught:
+        kind.decode("REQUIRE", "revocation")
+    assert (caught.value.reason, caught.value.field) == ("POLICY_MALFORMED", "revocation")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +98,13 @@ VISIT = "devices.all(d, true)"
         ("devices == devices", "devices is not compared whole"),
         ("cpu != policy", "cpu is not compared whole"),
     ],
+    ids=[
+        *("too long", "too long for its spaces", "no ASCII", "a control character"),
+        *("deep brackets", "deep lists", "nine macros", "a long macro"),
+        *("a variable of the document bound", "another of them bound"),
+        *("an unknown name", "a bound name after its macro"),
+        *("devices compared whole", "cpu compared whole"),
+    ],
 )
 def test_a_condition_is_refused_for_what_it_is(expression: str, says: str) -> None:
     with pytest.raises(PolicyExpressionError, match=says) as caught:
@@ -105,6 +120,7 @@ def test_a_condition_is_refused_for_what_it_is(expression: str, says: str) -> No
         "(" * MAX_DEPTH + "true" + ")" * MAX_DEPTH,
         " && ".join([VISIT] * MAX_MACROS),
     ],
+    ids=["length", "depth", "macros"],
 )
 def test_what_just_keeps_a_bound_is_a_condition(expression: str) -> None:
     assert judge(expression) == ()
