@@ -8,7 +8,7 @@ those tests again, until one fails. A check that no test reaches, or whose remov
 one that could be lost without anybody seeing it: those are printed, and the exit code is 1.
 
 The result is tests/adversarial/attestation_checks.json: every check with the test that holds it.
-tests/unit/test_attestation_checks_listed.py keeps that list complete.
+tests/unit/test_removed_checks_listed.py keeps that list complete.
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "core" / "otr_protocol" / "otr_protocol"
 ATTESTATION = PACKAGE / "attestation"
 LIST = REPOSITORY / "tests" / "adversarial" / "attestation_checks.json"
-TESTS = ("adversarial", "conformance", "unit")
+TESTS = (
+    "adversarial/test_attestation_*.py",
+    "conformance/test_attestation_*.py",
+    "unit/test_attestation_*.py",
+    "unit/test_collateral_needs.py",
+    "unit/test_policy_expression.py",
+    "unit/test_signed_policy.py",
+)
 COLLECTIONS = {"findings", "refusals", "found"}
 MAX_TESTS = 40
 
@@ -247,9 +254,7 @@ def main() -> int:
     parser.add_argument("tests", nargs="*", help="these test files instead of all")
     arguments = parser.parse_args()
     paths = arguments.tests or [
-        str(path)
-        for folder in TESTS
-        for path in sorted((REPOSITORY / "tests" / folder).glob("test_attestation_*.py"))
+        str(path) for pattern in TESTS for path in sorted((REPOSITORY / "tests").glob(pattern))
     ]
     removal = Removal(arguments.only)
     ended = pytest.main(["-q", "-p", "no:cacheprovider", "--timeout=0", *paths], [removal])

@@ -375,3 +375,48 @@ def test_an_expired_manifest_is_genuine_and_refused() -> None:
     )
     expired = {c for c, reason in world.reasons(verdict) if reason == "CERTIFICATE_EXPIRED"}
     assert {"gpu-0/driver-rim", "gpu-0/vbios-rim", "cpu"} <= expired
+
+
+@pytest.mark.parametrize(
+    ("pattern", "instead", "said"),
+    [
+        (r"(<ns0:Entity[^>]*)/>", r"\1><ns0:Meta/></ns0:Entity>", "hold nothing"),
+        (r"(<ns0:Resource[^>]*)/>", r"\1><ns0:Meta/></ns0:Resource>", "not a measurement"),
+        (r"<ns0:Payload>.*</ns0:Payload>", "<ns0:Payload></ns0:Payload>", "no measurements"),
+        (r'xmlns="[^"]*"', 'xmlns="urn:other"', "not a software identity tag"),
+    ],
+)
+def test_a_well_signed_manifest_of_another_structure_is_refused(
+    pattern: str, instead: str, said: str
+) -> None:
+    def edit(text: str) -> str:
+        changed, count = re.subn(pattern, instead, text, count=1, flags=re.DOTALL)
+        assert count == 1
+        return changed
+
+    with pytest.raises(RimMalformedError, match=said):
+        verify(resign(edit))
+
+
+def test_a_manifests_chain_is_counted_before_it_is_followed() -> None:
+    document = rim_issuing.sign(content(genuine()), world.pki().rim_signer, issuers()[1:])
+    with pytest.raises(ChainRejectedError, match="has 4 certificates"):
+        verify(document)
+
+
+def test_a_signature_with_a_byte_in_its_middle_is_none() -> None:
+    text = genuine().decode()
+    value = re.search(r"<ds:SignatureValue>([^<]*)<", text)
+    assert value is not None
+    raw = base64.b64decode(value.group(1))
+    longer = base64.b64encode(raw[:48] + b"\0" + raw[48:]).decode()
+    with pytest.raises(XmlSignatureProfileError, match="96 bytes"):
+        verify(text.replace(value.group(1), longer).encode())
+
+
+def test_a_manifest_larger_than_any_is_refused_before_it_is_parsed() -> None:
+    def pad(text: str) -> str:
+        return text.replace("<ns0:Payload>", "<ns0:Payload>" + "\n" * (256 << 10))
+
+    with pytest.raises(XmlMalformedError, match="too large"):
+        verify(resign(pad))
