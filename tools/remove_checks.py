@@ -41,7 +41,7 @@ TESTS = (
     "unit/test_signed_policy.py",
 )
 COLLECTIONS = {"findings", "refusals", "found"}
-MAX_TESTS = 40
+MAX_TESTS = 400
 
 
 @dataclass(frozen=True)

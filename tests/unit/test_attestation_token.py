@@ -169,3 +169,9 @@ def test_arbitrary_bytes_raise_only_refusals(data: bytes) -> None:
     for call in (lambda: ear.verify_token(data, JWKS), lambda: Jwks.parse(data)):
         with pytest.raises(Refusal):
             call()
+
+
+@pytest.mark.parametrize("entry", [1, "key", None, [], [["kid", "a"]]])
+def test_a_key_that_is_no_object_is_refused(entry: object) -> None:
+    with pytest.raises(JwksMalformedError, match="not an object"):
+        Jwks.parse(json.dumps({"keys": [entry]}))
