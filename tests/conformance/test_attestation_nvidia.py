@@ -12,9 +12,9 @@ import pytest
 from otr_protocol.attestation import certificates, ocsp
 from otr_protocol.attestation.certificates import ChainRejectedError, RootUntrustedError
 from otr_protocol.attestation.nvidia import device_chain, rim, spdm_report
-from otr_protocol.attestation.nvidia.device_appraisal import DeviceAppraisal
+from otr_protocol.attestation.nvidia.device_appraisal import DeviceAppraisal, appraise_device
 from otr_protocol.attestation.nvidia.device_claims import gpu_claims
-from otr_protocol.attestation.nvidia.gpu_appraisal import appraise_gpu
+from otr_protocol.attestation.nvidia.gpu_appraisal import GPU_RULES
 from otr_protocol.attestation.nvidia.spdm_report import ReportMalformedError, ReportSignatureError
 from otr_protocol.attestation.nvidia.xml_signature import XmlSignatureError
 from otr_protocol.attestation.policy import MAX_COLLATERAL_AGE_SECONDS, Policy, RevocationMode
@@ -36,8 +36,9 @@ UNASKED = dataclasses.replace(Policy(), revocation=RevocationMode.NONE)
 
 
 def appraise(gpu: real.GpuSet, policy: Policy = OFFLINE, now_s: int = INSIDE) -> DeviceAppraisal:
-    return appraise_gpu(
+    return appraise_device(
         gpu.evidence,
+        GPU_RULES,
         nonce=gpu.nonce,
         collateral=gpu.collateral(),
         policy=policy,

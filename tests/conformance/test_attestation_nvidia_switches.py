@@ -11,8 +11,9 @@ from otr_protocol.attestation import certificates
 from otr_protocol.attestation.appraise import Verdict, appraise_parts
 from otr_protocol.attestation.collateral import collect
 from otr_protocol.attestation.nvidia import device_chain, links, spdm_report
+from otr_protocol.attestation.nvidia.device_appraisal import appraise_device
 from otr_protocol.attestation.nvidia.device_claims import switch_claims
-from otr_protocol.attestation.nvidia.gpu_appraisal import appraise_gpu, cc_modes
+from otr_protocol.attestation.nvidia.gpu_appraisal import GPU_RULES, cc_modes
 from otr_protocol.attestation.nvidia.machine_appraisal import (
     MachineAppraisal,
     appraise_machine,
@@ -147,8 +148,9 @@ def test_switches_are_no_gpus(vectors: Path) -> None:
     verdict = judge_ls10(vectors, policy=dataclasses.replace(AUDIT, required_gpus=1))
     assert ("platform", "GPU_MISSING") in reasons(verdict.findings)
     switch = ls10(vectors)
-    appraisal = appraise_gpu(
+    appraisal = appraise_device(
         switch.evidence,
+        GPU_RULES,
         nonce=switch.nonce,
         collateral=switch.collateral(),
         policy=AUDIT,

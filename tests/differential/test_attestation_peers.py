@@ -17,7 +17,8 @@ import pytest
 
 from otr_protocol.attestation.collateral import collect
 from otr_protocol.attestation.nvidia import xml_signature
-from otr_protocol.attestation.nvidia.gpu_appraisal import appraise_gpu
+from otr_protocol.attestation.nvidia.device_appraisal import appraise_device
+from otr_protocol.attestation.nvidia.gpu_appraisal import GPU_RULES
 from otr_protocol.attestation.policy import Policy, RevocationMode
 from otr_protocol.attestation.trust_roots import VENDOR
 from otr_protocol.attestation.verdict import worst
@@ -72,8 +73,9 @@ def ours(case: Case) -> bool:
             "NV_GPU_VBIOS_1010_0200_882_96009F0001": case.vbios_rim.encode(),
         }
     )
-    appraisal = appraise_gpu(
+    appraisal = appraise_device(
         case.evidence,
+        GPU_RULES,
         nonce=case.nonce,
         collateral=collateral,
         policy=POLICY,

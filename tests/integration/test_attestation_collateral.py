@@ -6,16 +6,14 @@ import asyncio
 import base64
 import itertools
 import json
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from otr.attestation.v1 import attestation_pb2 as pb
 from otr_protocol.digest import H
 from support import devtee_world as world
-from support.attestation_service import Deployment, deployment
+from support.attestation_service import Deployment
 from support.collateral_service import (
     DAY,
     UNAVAILABLE,
@@ -28,19 +26,7 @@ from support.collateral_service import (
     service,
     settings_for,
 )
-from support.vendor_server import Reply, VendorServer, json_reply, vendor_server
-
-
-@pytest_asyncio.fixture
-async def deployed(tmp_path: Path) -> AsyncIterator[Deployment]:
-    async with deployment(tmp_path, with_log=False) as running:
-        yield running
-
-
-@pytest.fixture
-def vendors() -> Iterator[VendorServer]:
-    with vendor_server() as server:
-        yield server
+from support.vendor_server import Reply, VendorServer, json_reply
 
 
 async def test_every_kind_is_fetched_once_and_then_kept(

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-import pytest_asyncio
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from otr.attestation.v1 import attestation_pb2 as pb
 from otr_devtee.snp_issuing import revocation_list
 from otr_server.process import Process
 from support import devtee_world as world
-from support.attestation_service import Deployment, deployment, write_collateral
+from support.attestation_service import Deployment, write_collateral
 from support.collateral_service import (
     DAY,
     UNAVAILABLE,
@@ -30,19 +27,7 @@ from support.collateral_service import (
     service,
     settings_for,
 )
-from support.vendor_server import Reply, VendorServer, vendor_server
-
-
-@pytest_asyncio.fixture
-async def deployed(tmp_path: Path) -> AsyncIterator[Deployment]:
-    async with deployment(tmp_path, with_log=False) as running:
-        yield running
-
-
-@pytest.fixture
-def vendors() -> Iterator[VendorServer]:
-    with vendor_server() as server:
-        yield server
+from support.vendor_server import Reply, VendorServer
 
 
 async def test_nothing_is_served_past_its_next_update(

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from otr_attestation import gathering
 from otr_attestation.gathering import Gathering
 from otr_attestation.ports import (
     CollateralUnavailableError,
@@ -60,8 +59,8 @@ class Service:
         return Stored(key.text, H(content), content, None)
 
 
-def gathering_of(service: Any, fresh_seconds: int = 60) -> Gathering:
-    return Gathering(service, ROOTS, fresh_seconds=fresh_seconds)
+def gathering_of(service: Any, fresh_seconds: int = 60, **settings: float) -> Gathering:
+    return Gathering(service, ROOTS, fresh_seconds=fresh_seconds, **settings)
 
 
 def needed(gpus: int = 1) -> int:
@@ -92,12 +91,9 @@ async def test_the_last_word_counts_until_its_next_update(outage: Exception) -> 
     assert (later.ocsp_responses, later.crls) == ((), ())
 
 
-async def test_a_service_that_hangs_delays_no_verdict_for_long(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(gathering, "REASK_SECONDS", 0.05)
+async def test_a_service_that_hangs_delays_no_verdict_for_long() -> None:
     service = Service()
-    source = gathering_of(service)
+    source = gathering_of(service, reask_seconds=0.05)
     first = await source.gather(world.bundle(), POLICY, world.NOW)
     service.hangs = True
     async with asyncio.timeout(5):

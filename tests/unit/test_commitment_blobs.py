@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from otr_commitment import blobs_directory
 from otr_commitment.blobs_directory import BlobDirectory
 from otr_commitment.metrics import LogMetrics
 from otr_commitment.ports import (
@@ -214,15 +213,14 @@ def test_what_is_remembered_is_bounded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("held", [False, True])
 def test_space_is_counted_right_when_the_disk_fails_after_the_move(
-    blobs: BlobDirectory, monkeypatch: pytest.MonkeyPatch, held: bool
+    tmp_path: Path, held: bool
 ) -> None:
-    if held:
-        put(blobs, b"data")
-
-    def failing(directory: Path) -> None:
+    def failing(_: Path) -> None:
         raise OSError(errno.EIO, "the disk does not sync")
 
-    monkeypatch.setattr(blobs_directory, "sync_directory", failing)
+    if held:
+        put(directory(tmp_path), b"data")
+    blobs = directory(tmp_path, sync=failing)
     with pytest.raises(OSError, match="does not sync"):
         put(blobs, b"data")
     assert Path(blobs.path_of(H(b"data"))).read_bytes() == b"data"

@@ -47,10 +47,12 @@ class Gathering:
         trust_roots: Sequence[TrustRootSet],
         *,
         fresh_seconds: int,
+        reask_seconds: float = REASK_SECONDS,
     ) -> None:
         self._client = client
         self._roots = tuple(trust_roots)
         self._fresh_seconds = fresh_seconds
+        self._reask_seconds = reask_seconds
         self._said: OrderedDict[CollateralKey, _Said] = OrderedDict()
         self._turn = asyncio.Semaphore(_ASKED_AT_ONCE)
 
@@ -85,7 +87,7 @@ class Gathering:
                 return said.item
         try:
             # Nobody waits long for a newer answer while the last one still counts.
-            patience = REASK_SECONDS if said is not None and said.item.usable(now_s) else None
+            patience = self._reask_seconds if said is not None and said.item.usable(now_s) else None
             async with self._turn, asyncio.timeout(patience):
                 answer = await self._client.get(key)
             if said is not None and answer.content == said.item.content:

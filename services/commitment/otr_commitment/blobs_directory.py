@@ -16,6 +16,7 @@ import hashlib
 import os
 import secrets
 import threading
+from collections.abc import Callable
 from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Final
@@ -51,6 +52,7 @@ class BlobDirectory:
         max_total_bytes: int | None = None,
         min_free_bytes: int = 0,
         remembered: int = REMEMBERED_BLOBS,
+        sync: Callable[[Path], None] = sync_directory,
     ) -> None:
         self._blobs = directory / "blobs"
         self._shelves = str(self._blobs)
@@ -59,6 +61,7 @@ class BlobDirectory:
         self._max_total_bytes = max_total_bytes
         self._min_free_bytes = min_free_bytes
         self._remembered = remembered
+        self._sync = sync
         self._lock = threading.Lock()
         self._damaged: set[bytes] = set()
         # A statement's blob was mostly put a moment before: no look at the disk for each. A dict,
@@ -175,7 +178,7 @@ class BlobDirectory:
 
     def settle(self, digest: bytes) -> None:
         """Make a kept blob durable, even if it existed: who put it may not have come here yet."""
-        sync_directory(Path(self.path_of(digest)).parent)
+        self._sync(Path(self.path_of(digest)).parent)
         self._remember(digest)
 
     def _remember(self, digest: bytes) -> None:

@@ -10,16 +10,12 @@ Reference manifests, by architecture (the chip is what the report itself states,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
-from otr_protocol.attestation.collateral import CollateralBundle
 from otr_protocol.attestation.nvidia.device_appraisal import (
-    DeviceAppraisal,
     DeviceRules,
     ManifestNeed,
     VerifiedDevice,
-    appraise_device,
 )
 from otr_protocol.attestation.nvidia.opaque import (
     FeatureFlag,
@@ -32,8 +28,6 @@ from otr_protocol.attestation.nvidia.products import Architecture, DeviceKind, P
 from otr_protocol.attestation.nvidia.rim import RimKind
 from otr_protocol.attestation.nvidia.spdm_report import SpdmReport
 from otr_protocol.attestation.policy import Policy
-from otr_protocol.attestation.trust_roots import TrustRootSet
-from otr_protocol.binding import GpuEvidence
 from otr_protocol.errors import RejectedError, UnknownError
 
 # From this driver on, every Hopper report states the firmware identity.
@@ -82,29 +76,6 @@ class VbiosTooOldError(RejectedError):
     """The VBIOS is older than the policy's minimum."""
 
     reason = "GPU_VBIOS_TOO_OLD"
-
-
-def appraise_gpu(
-    evidence: GpuEvidence,
-    *,
-    nonce: bytes,
-    collateral: CollateralBundle,
-    policy: Policy,
-    roots: Sequence[TrustRootSet],
-    now_s: int,
-    component: str,
-) -> DeviceAppraisal:
-    """Verify and appraise one GPU's evidence; see `device_appraisal.appraise_device`."""
-    return appraise_device(
-        evidence,
-        GPU_RULES,
-        nonce=nonce,
-        collateral=collateral,
-        policy=policy,
-        roots=roots,
-        now_s=now_s,
-        component=component,
-    )
 
 
 def cc_modes(opaque: OpaqueData) -> frozenset[str]:

@@ -12,25 +12,19 @@ a switch computes nothing. Whether switches and GPUs belong together is judged i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
-from otr_protocol.attestation.collateral import CollateralBundle
 from otr_protocol.attestation.nvidia import links
 from otr_protocol.attestation.nvidia.device_appraisal import (
-    DeviceAppraisal,
     DeviceRules,
     ManifestNeed,
     VerifiedDevice,
-    appraise_device,
 )
 from otr_protocol.attestation.nvidia.opaque import OpaqueData
 from otr_protocol.attestation.nvidia.products import DeviceKind, Product
 from otr_protocol.attestation.nvidia.rim import RimKind
 from otr_protocol.attestation.nvidia.spdm_report import SpdmReport
 from otr_protocol.attestation.policy import Policy
-from otr_protocol.attestation.trust_roots import TrustRootSet
-from otr_protocol.binding import GpuEvidence
 from otr_protocol.errors import RejectedError
 
 BIOS_RIM_PREFIX: Final = "NV_SWITCH_BIOS_5612_0002_890_"
@@ -52,29 +46,6 @@ class SwitchPdiError(RejectedError):
     """The report speaks of another switch than the one its chain identifies."""
 
     reason = "SWITCH_PDI_MISMATCH"
-
-
-def appraise_switch(
-    evidence: GpuEvidence,
-    *,
-    nonce: bytes,
-    collateral: CollateralBundle,
-    policy: Policy,
-    roots: Sequence[TrustRootSet],
-    now_s: int,
-    component: str,
-) -> DeviceAppraisal:
-    """Verify and appraise one switch's evidence; see `device_appraisal.appraise_device`."""
-    return appraise_device(
-        evidence,
-        SWITCH_RULES,
-        nonce=nonce,
-        collateral=collateral,
-        policy=policy,
-        roots=roots,
-        now_s=now_s,
-        component=component,
-    )
 
 
 def _check_fwid(device: VerifiedDevice, policy: Policy) -> None:
