@@ -11,7 +11,9 @@
 
 Peers: NVIDIA's verifier in its own environment (`make peers`), its OCSP requests answered without
 cost; bare dcap-qvl with its collateral parsed beforehand; for SNP the bare signature, which is the
-limit. Rounds alternate between all of them, so that a busy machine slows all alike; the figure is
+limit. Peers remember nothing between calls: like for like are gpu_verify_cold and
+tdx_verify_new_machine, while gpu_verify_warm and tdx_verify say what remembering a machine is
+worth. Rounds alternate between all of them, so that a busy machine slows all alike; the figure is
 the median. Needs OTR_VECTORS (../shared/vectors), and tests/ on the path, as `make
 bench-attestation` has it.
 """
@@ -40,7 +42,8 @@ from otr_protocol.attestation.evidence import INTEL_TDX, SEV_SNP, CpuEvidence
 from otr_protocol.attestation.intel import pck_chain, tdx_collateral, tdx_quote, tdx_verify
 from otr_protocol.attestation.intel.tdx_appraisal import appraise_tdx
 from otr_protocol.attestation.nvidia import device_chain, rim, spdm_report
-from otr_protocol.attestation.nvidia.gpu_appraisal import appraise_gpu
+from otr_protocol.attestation.nvidia.device_appraisal import appraise_device
+from otr_protocol.attestation.nvidia.gpu_appraisal import GPU_RULES
 from otr_protocol.attestation.policy import Policy, RevocationMode
 from otr_protocol.attestation.trust_roots import VENDOR
 from otr_protocol.attestation.verdict import worst
@@ -84,8 +87,9 @@ def gpu_modes(vectors: Path) -> dict[str, Mode]:
     found = real.h100_550(vectors)
 
     def appraise(collateral: CollateralBundle, mode: RevocationMode) -> None:
-        appraisal = appraise_gpu(
+        appraisal = appraise_device(
             found.evidence,
+            GPU_RULES,
             nonce=found.nonce,
             collateral=collateral,
             policy=Policy(revocation=mode),
