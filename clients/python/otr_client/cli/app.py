@@ -7,20 +7,29 @@
 
 A user's mistake is one line on stderr, never a traceback; with `--json` it is one object on stdout
 as well (but for wrong usage, which is a mistake of the program that wrote the command line).
-Everything else is imported inside `main`, so that Ctrl-C during the imports is no traceback either.
+Everything else is imported inside `main`, where Ctrl-C ends the process at once: raised among
+imports, an interrupt can be swallowed by one of them, and the command would go on.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+
+INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line and exit."""
+    # Nothing has been started or written yet, so there is nothing to clean up. Whoever started us
+    # deaf to Ctrl-C (a shell's background job) wants it so.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))
     try:
         sys.exit(_run())
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 def _run() -> int:
@@ -31,6 +40,8 @@ def _run() -> int:
     from otr_protocol.errors import Refusal
     from otr_server.status import reason_of
 
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app()  # ends with SystemExit
     except CommandFailedError as error:
